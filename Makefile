@@ -1,0 +1,58 @@
+# What a person types, CI runs. Every target installs what it needs into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+MACHINES ?= 60
+
+.PHONY: help demo test check bench lock hooks clean
+help:            ## what can be made
+	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
+
+# Python and the locked packages, then this project in place, without a further download.
+$(BIN)/hashcost: pyproject.toml requirements/run.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hashcost needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@echo "installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv: install python3-venv (apt-get install python3-venv)" >&2; exit 1; }
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(BIN)/hashcost requirements/dev.txt
+	@echo "installing the test tools ..."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+demo: $(BIN)/hashcost  ## a simulated site of 60 machines, the agent, margins and recommendations
+	@if [ -t 1 ]; then exec $(BIN)/hashcost demo --machines $(MACHINES); \
+	else exec $(BIN)/hashcost demo --machines $(MACHINES) --once; fi
+
+test: $(VENV)/dev  ## every test
+	@$(BIN)/python -m pytest -q
+
+check: $(VENV)/dev  ## lint, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(BIN)/hashcost  ## what a poll, an appraisal and a stored round cost; writes bench/latest.json
+	@$(BIN)/python bench/run.py
+
+lock:  ## write requirements/*.txt anew from pyproject.toml
+	@$(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/pip install --quiet uv
+	@for set in run:build dev:build,dev maintain:maintain; do \
+	  extras=$$(echo $${set#*:} | sed 's/\([a-z]*\),*/--extra \1 /g'); \
+	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command 'make lock' $$extras pyproject.toml -o requirements/$${set%%:*}.txt || exit 1; \
+	done
+	@rm -r $(VENV)-lock
+
+hooks: $(VENV)/dev  ## run the checks before every commit
+	@$(PIP) install --require-hashes -r requirements/maintain.txt
+	@$(BIN)/pre-commit install
+
+clean:  ## remove what was installed and built
+	@rm -rf $(VENV) $(VENV)-lock dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -r {} +

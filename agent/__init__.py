@@ -1,0 +1,1 @@
+"""Polls, prices, appraises, remembers. Knows nothing of screens."""

@@ -1,0 +1,1 @@
+"""Talks to machines. Knows watts and terahashes, knows nothing of money."""
