@@ -1,0 +1,289 @@
+"""The only door to pyasic 0.79: imports it without its side effects and puts our bounded transport under it.
+
+Importing pyasic runs `logging.basicConfig`, sets the root logger to WARNING and raises deprecation warnings
+of pydantic; that is undone here. The API classes below keep pyasic's public methods (`rpc.stats()`,
+`web.get_miner_conf()`) and replace what it does with bytes: its own has no connect timeout, waits 100 s,
+turns a refused connection into an empty answer, `"nan"` into 0, and finishes a cut answer by guessing.
+"""
+
+import functools
+import json
+import logging
+import ssl
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from drivers.driver import Credentials, DriverError
+from drivers.transport import (
+    Answer,
+    CgminerAnswer,
+    Endpoint,
+    ask_cgminer,
+    ask_framed,
+    decode_object,
+    exchange,
+)
+from drivers.web import BoundedTransport, Page, WebAccess, overhear
+
+
+@contextmanager
+def _unchanged_logging() -> Iterator[None]:
+    """Put the root logger back as it was."""
+    loggers = [logging.getLogger(), logging.getLogger("asyncssh")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+with _unchanged_logging(), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from pyasic import settings
+    from pyasic.errors import APIError
+    from pyasic.miners import factory
+    from pyasic.rpc.antminer import AntminerRPCAPI
+    from pyasic.rpc.btminer import BTMinerRPCAPI, BTMinerV3RPCAPI
+    from pyasic.web.antminer import AntminerModernWebAPI
+
+
+class _Cgminer:
+    """Mixed into pyasic's RPC classes: one bounded connection per command, failures raised."""
+
+    endpoint: Endpoint
+
+    async def send_command(
+        self,
+        command: str,
+        parameters: Any = None,
+        ignore_errors: bool = False,
+        allow_warning: bool = True,
+        **members: Any,
+    ) -> Answer:
+        """The machine's answer as it is; it may well say that the command failed. Raises `DriverError`."""
+        parameter = {"parameter": parameters} if parameters else {}
+        return await ask_cgminer(self.endpoint, {"command": command, **members, **parameter})
+
+
+class AntminerRpc(_Cgminer, AntminerRPCAPI):  # type: ignore[misc]
+    """pyasic's Antminer commands over TCP 4028."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint.host, endpoint.port)
+        self.endpoint = endpoint
+
+
+class WhatsminerV2Rpc(_Cgminer, BTMinerRPCAPI):  # type: ignore[misc]
+    """pyasic's Whatsminer commands over TCP 4028."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint.host, endpoint.port)
+        self.endpoint = endpoint
+
+
+class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
+    """pyasic's Whatsminer commands over TCP 4433."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint.host, endpoint.port)
+        self.endpoint = endpoint
+
+    async def send_command(
+        self,
+        command: str,
+        parameters: Any = None,
+        ignore_errors: bool = False,
+        allow_warning: bool = True,
+        **members: Any,
+    ) -> Answer:
+        """The machine's answer as it is. Raises `DriverError`."""
+        parameter = {"param": parameters} if parameters is not None else {}
+        return await ask_framed(self.endpoint, {"cmd": command, **parameter, **members})
+
+
+class AntminerWeb(AntminerModernWebAPI):  # type: ignore[misc]
+    """pyasic's `/cgi-bin` commands, for reading."""
+
+    def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
+        super().__init__(endpoint.host)
+        self._access = WebAccess(endpoint, credentials)
+
+    async def send_command(
+        self,
+        command: str,
+        ignore_errors: bool = False,
+        allow_warning: bool = True,
+        privileged: bool = False,
+        **parameters: Any,
+    ) -> Answer:
+        """The JSON object at `/cgi-bin/<command>.cgi`. Raises `DriverError`; writing is not done here."""
+        if parameters:
+            raise NotImplementedError("this object reads")
+        return await self._access.json(f"/cgi-bin/{command}.cgi")
+
+
+# -- pyasic's tables of models ------------------------------------------------------------------------
+
+
+KINDS = factory.MinerTypes
+"""pyasic's makers and firmwares."""
+
+
+def class_name(kind: str, model: str) -> str:
+    """The pyasic class for a model of a maker or firmware (`"ANTMINER"`, `"WHATSMINER"`, ...); the generic
+    class of the family for a model that pyasic does not know."""
+    known = factory.MINER_CLASSES[factory.MinerTypes[kind]]
+    found = known.get(model.upper()) or known[None]
+    return str(found.__name__)
+
+
+@functools.cache
+def _classes() -> dict[str, Any]:
+    tables = factory.MINER_CLASSES.values()
+    return {found.__name__: found for table in tables for found in table.values()}
+
+
+def class_by_name(name: str) -> Any:
+    """The pyasic class that an `Identity.driver_class` names, or None."""
+    return _classes().get(name)
+
+
+def expected_boards(name: str) -> int | None:
+    """How many hashboards machines of a pyasic class are built with, as far as pyasic knows."""
+    count = getattr(class_by_name(name), "expected_hashboards", None)
+    return count if isinstance(count, int) else None
+
+
+# -- pyasic's own machines (everything without a driver of its own) -----------------------------------
+
+WEB_MAX_BYTES = 1 << 20
+"""Limit of any body that pyasic's own HTTP clients read."""
+
+
+def _bounded_transport(verify: Any = None) -> BoundedTransport:
+    return BoundedTransport(WEB_MAX_BYTES, verify if isinstance(verify, ssl.SSLContext) else None)
+
+
+settings.transport = _bounded_transport
+
+
+def build(name: str, endpoint: Endpoint, credentials: Credentials | None) -> Any:
+    """A pyasic machine of the class `name` on bounded transports, or None if pyasic has no such class."""
+    found = class_by_name(name)
+    if found is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        machine = found(endpoint.host)
+    bound(machine, endpoint)
+    if credentials is not None and machine.web is not None:
+        machine.web.username, machine.web.pwd = credentials.username, credentials.password
+    return machine
+
+
+def bound(machine: Any, endpoint: Endpoint) -> None:
+    """Put our transport under a pyasic machine: bounded, one request at a time, no task of its own.
+
+    Its errors are overheard (`drivers.web.overheard`), because pyasic turns them into missing fields.
+    """
+    if hasattr(machine.rpc, "_send_bytes"):
+        _bind_rpc(machine.rpc, endpoint)
+    if hasattr(machine.web, "multicommand"):
+        machine.web.multicommand = _Overhearing(machine.web.multicommand)
+
+
+def _bind_rpc(rpc: Any, endpoint: Endpoint) -> None:
+    async def send_bytes(data: bytes, *, port: int | None = None, timeout: int = 0) -> bytes:
+        try:
+            return bytes(await exchange(replace(endpoint, port=port or endpoint.port), data, _RawAnswer()))
+        except DriverError as error:
+            overhear(error)
+            raise APIError(str(error)) from error
+
+    async def multicommand(*commands: str, allow_warning: bool = True) -> Answer:
+        found: Answer = {"multicommand": True}
+        for command in commands:
+            try:
+                found[command] = [await rpc.send_command(command, allow_warning=False)]
+            except Exception as error:  # noqa: BLE001 - pyasic stumbles in every way over odd answers
+                overhear(error)
+        return found
+
+    rpc.port = endpoint.port
+    rpc._send_bytes = send_bytes
+    rpc._load_api_data = decode_object
+    rpc.multicommand = multicommand
+
+
+class _RawAnswer:
+    """As `CgminerAnswer`, but the bytes: pyasic decodes by itself (with our decoder)."""
+
+    def __init__(self) -> None:
+        self._complete = CgminerAnswer()
+
+    def __call__(self, received: bytearray, ended: bool) -> bytes | None:
+        """The bytes once they are an answer. Raises ValueError."""
+        return None if self._complete(received, ended) is None else bytes(received)
+
+
+class _Overhearing:
+    """A pyasic call that fails with an empty answer instead of leaving its siblings running."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def __call__(self, *commands: str, **options: Any) -> Answer:
+        """What the call answers, or nothing."""
+        try:
+            answer: Answer = await self._call(*commands, **options)
+        except Exception as error:  # noqa: BLE001 - see above
+            overhear(error)
+            return {}
+        return answer
+
+
+class Factory(factory.MinerFactory):  # type: ignore[misc]
+    """pyasic's identification on bounded transports; `port` is where the machine's RPC answers."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    async def send_api_command(self, ip: str, command: str) -> Answer | None:
+        """One RPC command, None if it failed."""
+        try:
+            return await ask_cgminer(self._endpoint, {"command": command})
+        except DriverError as error:
+            overhear(error)
+            return None
+
+    async def model_of(self, kind: Any) -> str | None:
+        """The model of a machine of a kind (`MinerTypes`), by that kind's own question."""
+        ask = getattr(self, f"get_miner_model_{kind.name.lower()}", None)
+        return None if ask is None else await ask(self._endpoint.host)
+
+
+def kind_by_rpc(answer: Answer) -> Any:
+    """pyasic's `MinerTypes` for an answer to `version` or `devdetails`, or None."""
+    said = json.dumps(answer)
+    kind = factory.MinerFactory._parse_socket_type(said)
+    return kind or (factory.MinerTypes.WHATSMINER if "WHATSMINER" in said.upper() else None)
+
+
+def kind_by_page(page: Page) -> Any:
+    """pyasic's `MinerTypes` for a web interface's first page, or None."""
+    return factory.MinerFactory._parse_web_type(page.content, _Response(page))
+
+
+class _Response:
+    """The part of an httpx response that pyasic looks at."""
+
+    def __init__(self, page: Page) -> None:
+        self.status_code = page.status
+        self.headers = page.headers
+        self.history = page.history

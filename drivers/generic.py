@@ -1,0 +1,215 @@
+"""Reads everything else that pyasic speaks, through `get_data`, without believing its defaults.
+
+pyasic leaves out what it could not get and fills in what nobody said (`is_mining=True`). So only fields that
+its backend really set are used, and a machine without a hashrate is a failure: the transport's own error if
+there was one.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import httpx
+
+from drivers import _pyasic
+from drivers.catalogue import nameplate
+from drivers.driver import (
+    Capabilities,
+    DriverError,
+    Incomplete,
+    Malformed,
+    OutOfSockets,
+    ReadOptions,
+    Unsupported,
+)
+from drivers.plausibility import judged
+from drivers.power import power_truth
+from drivers.reading import Address, Board, Family, Identity, Pool, Reading
+from drivers.reads import Due, check_identity, deadline, endpoint, run_state
+from drivers.transport import CGMINER_PORT
+from drivers.values import mac, number, positive, text, whole
+from drivers.web import http_failure, overheard
+
+RAMP_S = 900.0
+_FAST = ["hashrate", "expected_hashrate", "hashboards", "env_temp", "wattage", "fans", "is_mining", "uptime"]
+_WHO = ["mac", "serial_number", "fw_ver"]
+_ALGORITHM = "SHA256"
+
+
+class Generic:
+    """One machine of any other make or firmware."""
+
+    def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
+        self._identity = identity
+        self._address = address
+        self._options = options
+        port = endpoint(address, address.port or CGMINER_PORT, options)
+        self._miner = _pyasic.build(identity.driver_class, port, options.login(Family.GENERIC))
+        if self._miner is None:
+            raise Unsupported(address, f"pyasic has no class {identity.driver_class!r}")
+        if getattr(self._miner.algo, "name", None) != _ALGORITHM:
+            raise Unsupported(address, f"{identity.model} does not mine {_ALGORITHM}")
+        self._slow_due = Due()
+        self._pools: tuple[Pool, ...] = ()
+        self._notes: tuple[str, ...] = ()
+        self._previous_ths: float | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where the machine answers."""
+        return self._address
+
+    @property
+    def identity(self) -> Identity:
+        """Who it was when it was identified."""
+        return self._identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Read-only: whether and how such a machine sleeps differs per firmware."""
+        return Capabilities(can_sleep=False, power_modes=frozenset(), reports_power=True)
+
+    async def identify(self) -> Identity:
+        """Ask the machine who it is now; its class stays what it was."""
+        async with deadline(self._address, self._options.deadline_s):
+            return await who(self._miner, self._identity, self._address)
+
+    async def read(self) -> Reading:
+        """Read the machine once. Raises `DriverError`."""
+        began_at = self._options.clock()
+        with overheard() as heard:
+            async with deadline(self._address, self._options.deadline_s):
+                said = await _get_data(self._miner, _FAST, heard)
+                hashrate_ths = self._hashrate_ths(said, heard)
+                if self._slow_due.now():
+                    self._slow_due.again_in(self._options.slow_interval_s)
+                    await self._read_slow()
+        return self._reading(said, hashrate_ths, began_at)
+
+    def _hashrate_ths(self, said: Any, heard: list[Exception]) -> float:
+        """TH/s that a backend set. Nothing, or a zero next to a failed request, is a failure."""
+        total = _ths(said.raw_hashrate)
+        boards = [rate for board in said.hashboards if (rate := _ths(board.hashrate)) is not None]
+        found = total if total is not None else (sum(boards) if boards else None)
+        if found is None or (found <= 0 and heard):
+            raise _worst(heard, self._address) or Incomplete(self._address, "no hashrate in its answers")
+        return found
+
+    async def _read_slow(self) -> None:
+        """Who it is, and its pools; pyasic gives up on all data for one pool address that it does not know."""
+        found = await who(self._miner, self._identity, self._address)
+        check_identity(self._address, self._identity, mac=found.mac, serial=found.serial)
+        with overheard() as heard:
+            said = await _get_data(self._miner, ["pools"], heard)
+        self._pools = tuple(_pool(pool) for pool in said.pools if pool.url is not None)
+        self._notes = tuple(f"pools: {error}" for error in heard[:1])
+
+    def _reading(self, said: Any, hashrate_ths: float, began_at: datetime) -> Reading:
+        expected_ths = _ths(said.expected_hashrate)
+        plate = nameplate(self._identity.model, expected_ths)
+        power = power_truth(positive(said.wattage), hashrate_ths, plate)
+        mining = said.is_mining if "is_mining" in said.model_fields_set else None
+        uptime_s = whole(said.uptime)
+        state = run_state(
+            hashrate_ths=hashrate_ths,
+            expected_ths=expected_ths or (plate.hashrate_ths if plate else None),
+            told_to_sleep=None if mining is None else not mining,
+            uptime_s=uptime_s,
+            ramp_s=RAMP_S,
+            previous_ths=self._previous_ths,
+        )
+        self._previous_ths = hashrate_ths
+        reading = Reading(
+            began_at=began_at,
+            ended_at=self._options.clock(),
+            run_state=state,
+            hashrate_ths=hashrate_ths,
+            expected_hashrate_ths=expected_ths,
+            power_w=power.power_w,
+            power_source=power.source,
+            power_error=power.error,
+            power_mode=None,
+            boards=tuple(_board(board) for board in said.hashboards),
+            fans_rpm=tuple(rpm for fan in said.fans if (rpm := whole(fan.speed)) is not None),
+            inlet_temp_c=number(said.env_temp),
+            pools=self._pools,
+            uptime_s=uptime_s,
+            errors=self._notes,
+            firmware=self._identity.firmware,
+        )
+        return judged(reading, plate)
+
+
+async def who(miner: Any, known: Identity, address: Address) -> Identity:
+    """`known` with the MAC, serial and firmware that the machine says now. Raises `DriverError`."""
+    with overheard() as heard:
+        said = await _get_data(miner, _WHO, heard)
+    found = mac(said.mac), text(said.serial_number)
+    if found == (None, None) and heard:
+        raise _worst(heard, address) or Incomplete(address, "neither MAC nor serial in its answers")
+    return Identity(
+        family=known.family,
+        make=known.make,
+        model=known.model,
+        firmware=text(said.fw_ver) or known.firmware,
+        mac=found[0],
+        serial=found[1],
+        driver_class=known.driver_class,
+    )
+
+
+async def _get_data(miner: Any, fields: list[str], heard: list[Exception]) -> Any:
+    """pyasic's `MinerData` with what it could get; field by field where one of them stops it."""
+    try:
+        return await miner.get_data(include=fields)
+    except Exception as error:  # noqa: BLE001 - pyasic lets everything through that its backends meet
+        if len(fields) == 1:
+            heard.append(error)
+            return await miner.get_data(include=[])
+    merged = await miner.get_data(include=[])
+    for field in fields:
+        said = await _get_data(miner, [field], heard)
+        name = "raw_hashrate" if field == "hashrate" else field
+        if name in said.model_fields_set or field == "hashboards":
+            setattr(merged, name, getattr(said, name))
+    return merged
+
+
+def _worst(heard: list[Exception], address: Address) -> DriverError | None:
+    """The error to report: this host's own limits before the machine's last failure."""
+    errors = [_as_driver_error(error, address) for error in heard]
+    exhausted = [error for error in errors if isinstance(error, OutOfSockets)]
+    return (exhausted or errors[-1:] or [None])[0]
+
+
+def _as_driver_error(error: Exception, address: Address) -> DriverError:
+    if isinstance(error, DriverError):
+        return error
+    if isinstance(error, httpx.HTTPError):
+        return http_failure(str(address), 80, error)
+    return Malformed(address, f"{error.__class__.__name__}: {error}")
+
+
+def _ths(rate: Any) -> float | None:
+    """A pyasic hashrate in TH/s, whatever its unit."""
+    unit = getattr(getattr(rate, "unit", None), "TH", None)
+    if unit is None:
+        return None
+    return number(rate.into(unit).rate)
+
+
+def _board(board: Any) -> Board:
+    """A board as pyasic has it; one that it did not find keeps no numbers (they would be pyasic's)."""
+    if board.missing:
+        return Board(slot=board.slot, alive=False)
+    return Board(
+        slot=board.slot,
+        alive=True,
+        hashrate_ths=_ths(board.hashrate),
+        chip_temp_c=number(board.chip_temp) or None,
+        board_temp_c=number(board.temp) or None,
+        chips=whole(board.chips),
+    )
+
+
+def _pool(pool: Any) -> Pool:
+    return Pool(url=str(pool.url), user=text(pool.user), alive=pool.alive, active=pool.active)

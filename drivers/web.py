@@ -1,0 +1,198 @@
+"""HTTP to a machine, bounded in time and size, with every failure as a `DriverError`.
+
+Stock Antminers answer at `/cgi-bin/<command>.cgi` behind digest authentication.
+"""
+
+import asyncio
+import contextvars
+import functools
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from drivers.driver import (
+    AuthenticationFailed,
+    ConnectionLost,
+    Credentials,
+    DriverError,
+    Malformed,
+    NoAnswer,
+    OutOfSockets,
+    Oversized,
+    Unreachable,
+    Unsupported,
+)
+from drivers.transport import Answer, Endpoint, decode_object, failure
+
+_OK = 200
+_DENIED = {401, 403}
+_ABSENT = {404, 405, 501}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What came back, whatever its status."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    history: tuple[httpx.Response, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """The body as text."""
+        return self.body.decode("utf-8", errors="replace")
+
+
+class WebAccess:
+    """GETs from one machine. The digest challenge is kept, so that only the first request meets a 401."""
+
+    def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
+        self._endpoint = endpoint
+        self._auth = httpx.DigestAuth(credentials.username, credentials.password) if credentials else None
+
+    async def json(self, path: str) -> Answer:
+        """The JSON object at `path`. Raises `DriverError`: a wrong login is `AuthenticationFailed`."""
+        page = await fetch(self._endpoint, path, self._auth)
+        where = f"http port {self._endpoint.port} {path}"
+        if page.status in _DENIED:
+            raise AuthenticationFailed(
+                self._endpoint.name, f"{where}: HTTP {page.status}, check the credentials"
+            )
+        if page.status in _ABSENT:
+            raise Unsupported(self._endpoint.name, f"{where}: HTTP {page.status}")
+        if page.status != _OK:
+            raise Malformed(self._endpoint.name, f"{where}: HTTP {page.status}")
+        try:
+            return decode_object(page.body)
+        except ValueError as error:
+            raise Malformed(self._endpoint.name, f"{where}: {error}") from error
+
+
+async def fetch(
+    endpoint: Endpoint, path: str, auth: httpx.Auth | None = None, *, follow_redirects: bool = False
+) -> Page:
+    """GET one page. Raises `DriverError`."""
+    timeout = httpx.Timeout(endpoint.call_s, connect=endpoint.connect_s)
+    try:
+        async with (
+            asyncio.timeout(endpoint.call_s),
+            httpx.AsyncClient(transport=BoundedTransport(endpoint.max_bytes), timeout=timeout) as client,
+        ):
+            url = f"http://{endpoint.host}:{endpoint.port}{path}"
+            response = await client.get(url, auth=auth, follow_redirects=follow_redirects)
+            return Page(response.status_code, response.headers, response.content, tuple(response.history))
+    except TimeoutError as error:
+        raise NoAnswer(endpoint.name, f"no complete answer on http port {endpoint.port} in time") from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise http_failure(endpoint.name, endpoint.port, error) from error
+
+
+def http_failure(name: str, port: int, error: Exception) -> DriverError:
+    """What an httpx error says about the machine (or about this host)."""
+    if isinstance(error, TooLarge):
+        return Oversized(name, f"http port {port}: {error}")
+    if isinstance(error, httpx.TimeoutException):
+        return NoAnswer(name, f"no complete answer on http port {port} in time")
+    if isinstance(error, httpx.ConnectError):
+        return _connect_failure(name, port, error)
+    if isinstance(error, httpx.NetworkError):
+        return ConnectionLost(name, f"http port {port}: connection lost")
+    return Malformed(name, f"http port {port}: {error or error.__class__.__name__}")
+
+
+def _connect_failure(name: str, port: int, error: httpx.ConnectError) -> DriverError:
+    causes = [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno]
+    found = [failure(name, port, cause) for cause in causes]
+    exhausted = [each for each in found if isinstance(each, OutOfSockets)]
+    return (exhausted or found or [Unreachable(name, f"http port {port}: {error}")])[0]
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it came from, and what groups of those contain."""
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None:
+            continue
+        yield current
+        pending += [current.__cause__, current.__context__ if current.__cause__ is None else None]
+        if isinstance(current, BaseExceptionGroup):
+            pending += list(current.exceptions)
+
+
+# -- the transport under every HTTP client, pyasic's included ---------------------------------------
+
+
+class TooLarge(httpx.RequestError):
+    """A body beyond the limit. An httpx error, so that clients that expect those clean up."""
+
+
+_trouble: contextvars.ContextVar[list[Exception] | None] = contextvars.ContextVar("_trouble", default=None)
+
+
+@contextmanager
+def overheard() -> Iterator[list[Exception]]:
+    """Collects the errors of every request inside, also of those whose caller swallows them."""
+    heard: list[Exception] = []
+    token = _trouble.set(heard)
+    try:
+        yield heard
+    finally:
+        _trouble.reset(token)
+
+
+def overhear(error: Exception) -> None:
+    """Note an error for an enclosing `overheard`."""
+    heard = _trouble.get()
+    if heard is not None:
+        heard.append(error)
+
+
+class BoundedTransport(httpx.AsyncHTTPTransport):
+    """httpx's transport with a limit to what it will read."""
+
+    def __init__(self, max_bytes: int, verify: ssl.SSLContext | None = None) -> None:
+        super().__init__(verify=verify or _unverified())
+        self._max_bytes = max_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As httpx does, and the body stops at the limit."""
+        try:
+            response = await super().handle_async_request(request)
+        except httpx.HTTPError as error:
+            overhear(error)
+            raise
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = _Limited(response.stream, self._max_bytes)
+        return response
+
+
+@functools.cache
+def _unverified() -> ssl.SSLContext:
+    """Machines have certificates of their own making, if any. Made once: it costs more than a request."""
+    return httpx.create_ssl_context(verify=False)
+
+
+class _Limited(httpx.AsyncByteStream):
+    """A body that raises `TooLarge` instead of growing beyond a limit."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, max_bytes: int) -> None:
+        self._stream = stream
+        self._left = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._left -= len(chunk)
+            if self._left < 0:
+                error = TooLarge("more bytes than any honest answer has")
+                overhear(error)
+                raise error
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        await self._stream.aclose()
