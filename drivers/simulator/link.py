@@ -1,0 +1,200 @@
+"""One accepted connection: finds the machine behind the local address and lets its faults spoil the transport.
+
+A `Link` knows bytes and time, a `Conversation` knows one protocol. Nothing here is a task: answers that come late
+are timers that die with the connection.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from drivers.simulator.faults import Fault
+from drivers.simulator.machine import SimulatedMachine
+
+INPUT_LIMIT_BYTES = 64 * 1024
+"""More unanswered input than any honest client sends; the connection is reset."""
+IDLE_S = 10.0
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One answer: `body` before framing. `crashed` means that the machine went down instead of answering."""
+
+    body: bytes
+    writes: bool = False
+    crashed: bool = False
+
+
+class Conversation(Protocol):
+    """One protocol on one connection."""
+
+    def receive(self, data: bytes) -> None:
+        """Take what arrived."""
+
+
+class Link(asyncio.Protocol):
+    """One connection. `find` gives the machine at a local address and `converse` its protocol on a local port."""
+
+    def __init__(
+        self,
+        find: Callable[[str], SimulatedMachine | None],
+        converse: "Callable[[SimulatedMachine, int, Link], Conversation | None]",
+        links: "set[Link]",
+        links_gone: asyncio.Event,
+    ) -> None:
+        self._find = find
+        self._converse = converse
+        self._links = links
+        self._links_gone = links_gone
+        self._transport: asyncio.Transport | None = None
+        self._machine: SimulatedMachine | None = None
+        self._conversation: Conversation | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._received = 0
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Find out which machine was called, and whether it takes the call."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - listeners are TCP
+        self._transport = transport
+        self._links.add(self)
+        address, port = transport.get_extra_info("sockname")[:2]
+        machine = self._find(address)
+        if machine is None or machine.offline or machine.has(Fault.REFUSES):
+            self.reset()
+            return
+        self._machine = machine
+        self._conversation = self._converse(machine, port, self)
+        if self._conversation is None:
+            self.reset()
+            return
+        self._restart_idle_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand input on, within bounds."""
+        machine = self._machine
+        if machine is None or self._conversation is None:
+            return
+        if machine.has(Fault.HANGS):
+            self._cancel_timer()
+            return
+        self._received += len(data)
+        if machine.offline or machine.has(Fault.RESETS) or self._received > INPUT_LIMIT_BYTES:
+            self.reset()
+            return
+        self._restart_idle_timer()
+        self._conversation.receive(data)
+
+    def eof_received(self) -> bool:
+        """A client that half-closes still gets its answer."""
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything."""
+        self._cancel_timer()
+        self._links.discard(self)
+        if not self._links:
+            self._links_gone.set()
+        self._conversation = None
+        self._transport = None
+
+    # -- for conversations
+
+    def answer(self, wire: bytes, *, writes: bool = False, crashed: bool = False, close: bool = True) -> None:
+        """Send an answer that is framed already, the way the machine's faults have it."""
+        machine = self._machine
+        self._received = 0
+        if machine is None:
+            return
+        if crashed:
+            self.reset()
+        elif writes and machine.has(Fault.APPLIES_SILENTLY):
+            self._cancel_timer()
+        elif writes and machine.has(Fault.SLOW_WRITE):
+            self._after(machine.number(Fault.SLOW_WRITE, "seconds"), lambda: self.send(wire, close=close))
+        elif not writes and machine.has(Fault.SLOW_ANSWER):
+            self._after(machine.number(Fault.SLOW_ANSWER, "seconds"), lambda: self.send(wire, close=close))
+        elif not writes and machine.has(Fault.HALF_CLOSED):
+            self._cancel_timer()
+            self.send(wire[: int(len(wire) * machine.number(Fault.HALF_CLOSED, "share"))], close=False)
+        else:
+            self.send(wire, close=close)
+
+    def send(self, wire: bytes, *, close: bool) -> None:
+        """Send bytes as they are."""
+        if self._transport is None:
+            return
+        self._transport.write(wire)
+        if close:
+            self._cancel_timer()
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self._cancel_timer()
+        transport = self._transport
+        if transport is None:
+            return
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+    # -- timers
+
+    def _restart_idle_timer(self) -> None:
+        self._after(IDLE_S, self._idle)
+
+    def _idle(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _after(self, seconds: float, do: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, do)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_HTML = b"<!DOCTYPE html><html><head><title>Status</title></head><body><h1>It works!</h1></body></html>"
+
+
+def spoil(machine: SimulatedMachine, body: bytes) -> bytes:
+    """The body of a read's answer as the machine's faults leave it."""
+    if not machine.faults:
+        return body
+    if machine.has(Fault.HTML):
+        return _HTML
+    if machine.has(Fault.GARBAGE):
+        return random.Random(machine.seed).randbytes(max(64, len(body)))
+    if machine.has(Fault.OVERSIZED):
+        return _inflated(body, int(machine.number(Fault.OVERSIZED, "size")))
+    if machine.has(Fault.CUT_JSON):
+        return body[: len(body) * 2 // 3]
+    if machine.has(Fault.MISSING_COMMAS):
+        return _without_commas(body)
+    if machine.has(Fault.NUL_BYTES):
+        middle = body.find(b",", len(body) // 2) + 1
+        return body[:middle] + b"\x00" + body[middle:] + b"\x00"
+    return body
+
+
+def _without_commas(body: bytes) -> bytes:
+    if b"},{" in body:
+        return body.replace(b"},{", b"}{")
+    middle = body.find(b',"', len(body) // 2)
+    return body if middle < 0 else body[:middle] + body[middle + 1 :]
+
+
+def _inflated(body: bytes, size: int) -> bytes:
+    padding = max(0, size - len(body) - 12)
+    return b'{"debug":"' + b"x" * padding + b'",' + body[1:]

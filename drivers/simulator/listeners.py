@@ -1,0 +1,230 @@
+"""The site's listening sockets: one per machine and port, or, on a large site, one per port for everybody.
+
+The shared kind binds 0.0.0.0 to the loopback device and tells machines apart by the address that was called. Either
+way a filter on the socket can swallow connection attempts, which is how a host that is down looks from outside.
+"""
+
+import asyncio
+import ctypes
+import errno
+import ipaddress
+import resource
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from drivers.simulator.faults import Fault
+from drivers.simulator.link import Conversation, Link
+from drivers.simulator.machine import SimulatedMachine
+
+BACKLOG = 4096
+SPARE_FILES = 4096
+"""Open files kept for connections and everything else."""
+FILTERED_ADDRESSES = 1000
+"""More silent hosts than this do not fit into one socket filter; the rest hang instead."""
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_LOAD_DESTINATION = (0x20, 0, 0, (-0x100000 + 16) & 0xFFFFFFFF)
+_ACCEPT, _DROP = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
+
+Converse = Callable[[SimulatedMachine, int, Link], Conversation | None]
+
+
+class ListenError(Exception):
+    """A socket could not be had; the message names address and port."""
+
+
+def raise_file_limit() -> int:
+    """Raise this process's limit of open files as far as it may; the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+@dataclass(slots=True, eq=False)
+class _Ear:
+    """One listening socket: the kernel queues connections from the start, the event loop takes them a little later."""
+
+    sock: socket.socket
+    server: asyncio.Server | None = None
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        else:
+            self.sock.close()
+
+
+class Listeners:
+    """Listening sockets and the connections they accepted: `async with Listeners(...)`.
+
+    `shared` is decided by the number of sockets needed.
+    """
+
+    def __init__(self, converse: Converse, sockets_needed: int, *, shared: bool | None = None) -> None:
+        limit = raise_file_limit()
+        self.shared = sockets_needed + SPARE_FILES > limit if shared is None else shared
+        self.closed_ports: frozenset[int] = frozenset()
+        """Ports that this process may not bind."""
+        self._converse = converse
+        self._machines: dict[str, SimulatedMachine] = {}
+        self._ears: dict[tuple[str, int], _Ear] = {}
+        self._unserved = asyncio.Queue[_Ear]()
+        self._links: set[Link] = set()
+        self._links_gone = asyncio.Event()
+
+    def open(self, machines: Iterable[SimulatedMachine]) -> None:
+        """Bind for all machines, or for none. Raises ListenError."""
+        try:
+            self._open(tuple(machines))
+        except ListenError:
+            self._close_ears()
+            raise
+
+    async def run(self, up: asyncio.Event) -> None:
+        """Take connections until cancelled, then close everything. Sets `up` once every machine can be reached."""
+        try:
+            while True:
+                if self._unserved.empty():
+                    up.set()
+                await self._serve(await self._unserved.get())
+        finally:
+            await self._close()
+
+    def at(self, address: str) -> SimulatedMachine | None:
+        """The machine at an address."""
+        return self._machines.get(address)
+
+    def readdress(self, placed: dict[str, SimulatedMachine | None]) -> None:
+        """Give addresses to machines, or to nobody. The machines learn their addresses. Raises ListenError."""
+        for address in placed:
+            self._machines.pop(address, None)
+            self._close_at(address)
+        for address, machine in placed.items():
+            if machine is not None:
+                machine.address = address
+                self._machines[address] = machine
+                self._listen_for(machine)
+        self._refilter()
+
+    def faults_changed(self, machines: Iterable[SimulatedMachine]) -> None:
+        """Stop or resume listening, as the machines' faults have it."""
+        for machine in machines:
+            listening = any(host == machine.address for host, _ in self._ears)
+            if machine.has(Fault.REFUSES):
+                self._close_at(machine.address)
+            elif not self.shared and not listening:
+                self._listen_for(machine)
+        self._refilter()
+
+    # -- inside
+
+    def _open(self, machines: tuple[SimulatedMachine, ...]) -> None:
+        self._machines = {machine.address: machine for machine in machines}
+        ports = {port for machine in machines for port in machine.ports}
+        host = "0.0.0.0" if self.shared else machines[0].address  # noqa: S104 - on the loopback device only
+        self.closed_ports = frozenset(port for port in ports if not _may_bind(host, port, shared=self.shared))
+        if self.shared:
+            for port in sorted(ports - self.closed_ports):
+                self._listen(host, port)
+        else:
+            for machine in machines:
+                self._listen_for(machine)
+        self._refilter()
+
+    def _listen_for(self, machine: SimulatedMachine) -> None:
+        if self.shared or machine.has(Fault.REFUSES):
+            return
+        for port in machine.ports:
+            if port not in self.closed_ports:
+                self._listen(machine.address, port)
+
+    def _listen(self, host: str, port: int) -> None:
+        ear = _Ear(_bound(host, port, shared=self.shared))
+        self._ears[host, port] = ear
+        self._unserved.put_nowait(ear)
+
+    async def _serve(self, ear: _Ear) -> None:
+        if ear.sock.fileno() >= 0:
+            loop = asyncio.get_running_loop()
+            ear.server = await loop.create_server(self._link, sock=ear.sock, backlog=BACKLOG)
+            if ear not in self._ears.values():
+                ear.close()
+
+    def _link(self) -> Link:
+        return Link(self.at, self._converse, self._links, self._links_gone)
+
+    def _close_at(self, address: str) -> None:
+        for key in [key for key in self._ears if key[0] == address]:
+            self._ears.pop(key).close()
+
+    def _close_ears(self) -> None:
+        for ear in self._ears.values():
+            ear.close()
+        self._ears.clear()
+
+    async def _close(self) -> None:
+        self._close_ears()
+        self._links_gone.clear()
+        for link in tuple(self._links):
+            link.reset()
+        if self._links:
+            await self._links_gone.wait()
+
+    def _refilter(self) -> None:
+        """Swallow connection attempts to the machines that are down, and to no others."""
+        silent = [m.address for m in self._machines.values() if m.has(Fault.NO_ANSWER)][:FILTERED_ADDRESSES]
+        for (host, _), ear in self._ears.items():
+            here = silent if self.shared else [address for address in silent if address == host]
+            _swallow(ear.sock, here)
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    if not shared and not ipaddress.ip_address(host).is_loopback:
+        raise ListenError(f"{host}: not a loopback address")
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\x00")
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ListenError(f"{host}:{port}: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _may_bind(host: str, port: int, *, shared: bool) -> bool:
+    """Whether this process has the privilege; any other trouble is raised."""
+    try:
+        _bound(host, port, shared=shared).close()
+    except ListenError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+            return False
+        raise
+    return True
+
+
+def _swallow(sock: socket.socket, addresses: list[str]) -> None:
+    """Attach a filter that drops packets to these addresses; accepted connections inherit it harmlessly."""
+    if not addresses:
+        _detach(sock)
+        return
+    words = [struct.unpack("!I", socket.inet_aton(address))[0] for address in addresses]
+    # jump offsets are 8 bits wide, so every comparison has a drop of its own
+    steps = [step for word in words for step in ((0x15, 0, 1, word), _DROP)]
+    program = b"".join(struct.pack("HBBI", *step) for step in (_LOAD_DESTINATION, *steps, _ACCEPT))
+    buffer = ctypes.create_string_buffer(program, len(program))
+    pointer = struct.pack("HL", len(program) // 8, ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+
+
+def _detach(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
