@@ -1,0 +1,110 @@
+"""What a machine does when it runs, remembered for when it does not: medians of its own mining readings."""
+
+from array import array
+from dataclasses import dataclass, field
+from datetime import datetime
+from statistics import median
+
+from drivers.reading import PowerMode, PowerSource, Reading, RunState
+
+SAMPLES_NEEDED = 30
+SAMPLES_KEPT = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What a baseline was measured under. A change of any of them makes it a baseline of something else."""
+
+    firmware: str | None
+    boards_alive: int
+    power_source: PowerSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Median hashrate in TH/s and watts of at least `SAMPLES_NEEDED` mining readings in one power mode."""
+
+    power_mode: PowerMode | None
+    hashrate_ths: float
+    power_w: float
+    power_error: float
+    conditions: Conditions
+    as_of: datetime
+
+
+@dataclass(slots=True)
+class _Samples:
+    conditions: Conditions
+    hashrate_ths: "array[float]" = field(default_factory=lambda: array("d"))
+    power_w: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, hashrate_ths: float, power_w: float) -> None:
+        for values, value in ((self.hashrate_ths, hashrate_ths), (self.power_w, power_w)):
+            values.append(value)
+            if len(values) > SAMPLES_KEPT:
+                del values[0]
+
+
+class Baselines:
+    """The running baselines of one machine, one per power mode."""
+
+    __slots__ = ("_latest", "_samples", "_settled")
+
+    def __init__(self, known: list[Baseline] | None = None) -> None:
+        self._samples: dict[PowerMode | None, _Samples] = {}
+        self._settled = {baseline.power_mode: baseline for baseline in known or []}
+        self._latest: PowerMode | None = max(
+            self._settled, key=lambda mode: self._settled[mode].as_of, default=None
+        )
+
+    def observe(self, reading: Reading) -> None:
+        """Take a reading in, if it shows the machine mining past ramp-up, all boards present, all numbers known."""
+        if not _counts(reading):
+            return
+        assert reading.hashrate_ths is not None  # noqa: S101 - _counts saw to it
+        assert reading.power_w is not None  # noqa: S101 - _counts saw to it
+        mode = self._latest = reading.power_mode
+        conditions = _conditions(reading)
+        settled = self._settled.get(mode)
+        if settled is not None and settled.conditions != conditions:
+            del self._settled[mode]
+        samples = self._samples.get(mode)
+        if samples is None or samples.conditions != conditions:
+            samples = self._samples[mode] = _Samples(conditions)
+        samples.add(reading.hashrate_ths, reading.power_w)
+        if len(samples.power_w) >= SAMPLES_NEEDED:
+            self._settled[mode] = Baseline(
+                power_mode=mode,
+                hashrate_ths=median(samples.hashrate_ths),
+                power_w=median(samples.power_w),
+                power_error=reading.power_error or 0.0,
+                conditions=conditions,
+                as_of=reading.began_at,
+            )
+
+    @property
+    def latest(self) -> Baseline | None:
+        """The baseline of the mode that the machine last mined in; None until there are samples enough."""
+        return self._settled.get(self._latest)
+
+    def all(self) -> list[Baseline]:
+        """Every settled baseline, for the store."""
+        return list(self._settled.values())
+
+
+def _counts(reading: Reading) -> bool:
+    return (
+        reading.run_state is RunState.MINING
+        and reading.implausible is None
+        and reading.hashrate_ths is not None
+        and reading.power_w is not None
+        and all(board.alive is not False for board in reading.boards)
+    )
+
+
+def _conditions(reading: Reading) -> Conditions:
+    return Conditions(
+        firmware=reading.firmware,
+        boards_alive=sum(board.alive is not False for board in reading.boards),
+        power_source=reading.power_source,
+    )

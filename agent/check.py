@@ -1,0 +1,89 @@
+"""`hashcost check`: what stands between this configuration and a running agent, and what to do about it."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from agent.clock import Clock
+from agent.config import Config
+from agent.options import read_options
+from agent.store import Reader, StoreError
+from drivers.addresses import parse_targets
+from drivers.discovery import scan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was checked."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def check_site(config: Config, database: Path, *, as_json: bool) -> bool:
+    """Check and print; True if nothing stands in the way. The configuration itself was validated on loading."""
+    findings = [_configuration(config), _database(database), asyncio.run(_reachability(config))]
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings]) + "\n")
+    else:
+        console = Console(soft_wrap=True)
+        for finding in findings:
+            mark = Text("ok    ", "green") if finding.ok else Text("FAILED", "bold red")
+            console.print(Text.assemble(mark, f" {finding.what}: {finding.detail}"))
+    return all(finding.ok for finding in findings)
+
+
+def _configuration(config: Config) -> Finding:
+    hosts = len(parse_targets(config.scan.addresses))
+    families = ", ".join(sorted(config.credentials)) or "none, factory logins are used"
+    return Finding(
+        what="configuration",
+        ok=True,
+        detail=f"valid; {hosts} addresses to scan; logins configured: {families}",
+    )
+
+
+def _database(path: Path) -> Finding:
+    if path.exists():
+        try:
+            with Reader(path) as reader:
+                polled_at = reader.last_round_at()
+        except StoreError as error:
+            return Finding(what="database", ok=False, detail=str(error))
+        last = "no round yet" if polled_at is None else f"last round {polled_at:%Y-%m-%d %H:%M:%S} UTC"
+        return Finding(what="database", ok=True, detail=f"{path}: {last}")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        return Finding(
+            what="database",
+            ok=False,
+            detail=f"{path}: cannot be created, {parent} is not writable by this user",
+        )
+    return Finding(what="database", ok=True, detail=f"{path}: will be created at the first start")
+
+
+async def _reachability(config: Config) -> Finding:
+    addresses = parse_targets(config.scan.addresses)
+    if not addresses:
+        return Finding(
+            what="machines",
+            ok=False,
+            detail="scan.addresses is empty: nowhere to look; set it in the configuration",
+        )
+    result = await scan(addresses, options=read_options(config, Clock()))
+    counts = f"{len(result.found)} found, {len(result.failures)} failed, {result.silent} silent"
+    if not result.found:
+        return Finding(
+            what="machines",
+            ok=False,
+            detail=f"{counts}: is this host on the miners' network, are the ranges right?",
+        )
+    kinds = sorted({failure.kind for failure in result.failures})
+    return Finding(what="machines", ok=True, detail=counts + (f" ({', '.join(kinds)})" if kinds else ""))

@@ -1,0 +1,220 @@
+"""The command line: reads arguments, calls the rooms that do the work, turns their errors into exit codes.
+
+Exit status: 0 done, 1 failed, 2 usage or configuration error, 3 done in part. Output for people, JSON with --json;
+logs and progress on stderr. Heavy modules are imported by the command that needs them: `--help` must be quick.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+FAILED, PARTLY = 1, 3
+DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
+DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class UtcTime(click.ParamType[datetime]):
+    """An ISO-8601 date or time; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse, or fail with what is accepted."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(
+                f"{value!r} is not a time; write 2026-01-31, 2026-01-31T18:00 or ...T18:00+01:00", param, ctx
+            )
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _config_option(function: F) -> F:
+    return click.option(
+        "--config", "config_path", type=click.Path(path_type=Path), envvar="HASHCOST_CONFIG",
+        help=f"Configuration file; else HASHCOST_CONFIG, else {DEFAULT_CONFIG} if it exists, else the defaults.",
+    )(function)  # fmt: skip
+
+
+def _database_option(function: F) -> F:
+    return click.option(
+        "--database", type=click.Path(path_type=Path), envvar="HASHCOST_DATABASE", default=DEFAULT_DATABASE,
+        show_default=True, help="The agent's database; else HASHCOST_DATABASE.",
+    )(function)  # fmt: skip
+
+
+def _json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hashcost")
+def cli() -> None:
+    """Margin of every ASIC on a mining site, at this minute's hashprice and power price."""
+
+
+@cli.command()
+@click.option(
+    "--machines", type=click.IntRange(1, 10_000), default=60, show_default=True, help="Size of the site."
+)
+@click.option("--seed", type=int, default=7, show_default=True, help="The same seed gives the same site.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0.1, max=3600), default=60.0, show_default=True,
+    help="Simulated seconds that pass in a second.",
+)  # fmt: skip
+@click.option("--faults", is_flag=True, help="Give some machines the failures seen on real sites.")
+@click.option("--once", is_flag=True, help="Scan, poll a few rounds, print, exit.")
+@click.option(
+    "--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the profitability CSV at the end."
+)
+@_json_option
+def demo(
+    machines: int, seed: int, speed: float, faults: bool, once: bool, csv: Path | None, as_json: bool
+) -> None:
+    """Run a simulated site and the agent against it; needs nothing, leaves nothing."""
+    if csv is not None and not csv.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no directory {csv.absolute().parent}", param_hint="--csv")
+    from agent import demo as demo_site
+    from agent.service import setup_logging
+
+    setup_logging(quiet=True)
+    options = demo_site.DemoOptions(
+        machines=machines, seed=seed, speed=speed, faults=faults, once=once, csv=csv, as_json=as_json
+    )
+    demo_site.run(options)
+
+
+@cli.command()
+@click.argument("addresses", nargs=-1, required=True)
+@_config_option
+@_json_option
+def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) -> None:
+    """Find machines: 10.0.0.0/22, 10.0.1-4.1-200, @file, host:port. Changes nothing."""
+    from agent.scanning import scan_addresses
+    from drivers.addresses import AddressError
+
+    config = _load(config_path)
+    try:
+        result = scan_addresses(list(addresses), config, as_json=as_json)
+    except AddressError as error:
+        raise click.BadParameter(str(error), param_hint="ADDRESSES") from error
+    if not result.found:
+        sys.exit(FAILED)
+    if result.failures:
+        sys.exit(PARTLY)
+
+
+@cli.command()
+@_config_option
+@_database_option
+def run(config_path: Path | None, database: Path) -> None:
+    """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember."""
+    config = _load(config_path)
+    if not config.scan.addresses:
+        raise click.UsageError("scan.addresses is empty in the configuration: nowhere to look for machines")
+    from agent.service import run_until_stopped, setup_logging
+
+    setup_logging()
+    run_until_stopped(config, database)
+
+
+@cli.command()
+@_database_option
+def tui(database: Path) -> None:
+    """Watch the site in the terminal. Read-only: it changes nothing and can stop nothing."""
+    from tui.app import run as run_terminal
+
+    run_terminal(database)
+
+
+@cli.command()
+@_database_option
+@_json_option
+def status(database: Path, as_json: bool) -> None:
+    """Show the latest picture that the agent has stored, worst margin first."""
+    from agent.status import print_status
+
+    print_status(database, as_json=as_json)
+
+
+@cli.group()
+def export() -> None:
+    """Write files for spreadsheets and accountants."""
+
+
+@export.command()
+@click.option("--from", "start", type=UtcTime(), help="Start, included; default: the first reading.")
+@click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now.")
+@click.option(
+    "--by", type=click.Choice(["hour", "day", "machine"]), default="machine", show_default=True,
+    help="A row per machine and UTC hour, UTC day, or one for the whole range.",
+)  # fmt: skip
+@click.option("--format", "file_format", type=click.Choice(["csv"]), default="csv", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: standard output."
+)
+@_database_option
+def profitability(
+    start: datetime | None,
+    end: datetime | None,
+    by: str,
+    file_format: str,
+    output: Path | None,
+    database: Path,
+) -> None:
+    """Energy, revenue, cost and margin per machine and period."""
+    del file_format  # there is one so far; click refuses any other
+    from agent.export import Period, export_profitability
+
+    text = export_profitability(database, start, end, Period(by), output)
+    if output is None:
+        click.echo(text, nl=False)
+
+
+@cli.command()
+@_config_option
+@_database_option
+@_json_option
+def check(config_path: Path | None, database: Path, as_json: bool) -> None:
+    """Validate configuration, credentials, database and reachability of the machines."""
+    from agent.check import check_site
+
+    config = _load(config_path)
+    if not check_site(config, database, as_json=as_json):
+        sys.exit(FAILED)
+
+
+def main() -> None:
+    """Entry point of the `hashcost` command."""
+    try:
+        cli()
+    except AgentError as error:
+        for line in str(error).splitlines():
+            click.echo(f"hashcost: {line}", err=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:  # the reader of our output left, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _load(path: Path | None) -> "Config":
+    """The configuration, with its logins resolved once so that a missing secret is told now."""
+    from agent.config import Config, load
+
+    if path is None and DEFAULT_CONFIG.is_file():
+        path = DEFAULT_CONFIG
+    config = Config() if path is None else load(path)
+    config.logins()
+    return config

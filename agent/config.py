@@ -1,0 +1,249 @@
+"""The configuration file: TOML, validated as a whole, every mistake reported at once with its key and the remedy.
+
+    ConfigError          .problems lists them all; the message is ready to print
+
+Secrets are never in the file: it names an environment variable or a file that holds one.
+"""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agent.appraisal import Terms
+from agent.errors import UsageError
+from drivers.addresses import AddressError, parse_targets
+from drivers.driver import Credentials
+from drivers.reading import Family
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be used."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        self.problems = problems
+
+
+def _addresses(expressions: list[str]) -> list[str]:
+    try:
+        parse_targets(expressions)
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+    return expressions
+
+
+Addresses = Annotated[list[str], AfterValidator(_addresses)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ScanSection(_Section):
+    """Where the machines are."""
+
+    addresses: Addresses = Field(
+        default=[], description="Where to look: 10.0.0.0/22, 10.0.1-4.1-200, @file, host:port."
+    )
+    interval_s: Annotated[float, Field(ge=60)] = Field(
+        default=3600.0, description="Seconds between scans for new and moved machines."
+    )
+
+
+class PollSection(_Section):
+    """How machines are read."""
+
+    interval_s: Annotated[float, Field(ge=1)] = Field(
+        default=30.0, description="Seconds between the starts of poll rounds."
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=10.0, description="Seconds that one read of one machine may take."
+    )
+    workers: Annotated[int, Field(ge=1, le=500)] = Field(
+        default=64, description="Machines read at the same time."
+    )
+    slow_interval_s: Annotated[float, Field(ge=60)] = Field(
+        default=600.0,
+        description="Seconds between reads of what rarely changes: configuration, pools, errors.",
+    )
+
+    @model_validator(mode="after")
+    def _deadline_fits(self) -> Self:
+        if self.deadline_s > self.interval_s:
+            raise ValueError(
+                f"deadline_s ({self.deadline_s:g}) must not exceed interval_s ({self.interval_s:g})"
+            )
+        return self
+
+
+class MarketSection(_Section):
+    """The fixed quote that hashprice is computed from."""
+
+    difficulty: Annotated[float, Field(ge=1e13, le=1e16)] = Field(
+        default=149.30e12, description="Network difficulty."
+    )
+    height: Annotated[int, Field(ge=0)] = Field(
+        default=927_000, description="Height of the chain's tip; the subsidy is the next block's."
+    )
+    fees_btc: Annotated[float, Field(ge=0, le=3)] = Field(
+        default=0.0269, description="Mean fees of a block, BTC."
+    )
+    btc_usd: Annotated[float, Field(ge=1000, le=10_000_000)] = Field(
+        default=92_870.0, description="Price of a bitcoin, USD."
+    )
+
+
+class PowerSection(_Section):
+    """What energy costs."""
+
+    price_usd_per_kwh: Annotated[float, Field(gt=-1, lt=1)] = Field(
+        default=0.06, description="Marginal power price, USD/kWh: 6 cents is 0.06."
+    )
+
+
+class EconomicsSection(_Section):
+    """What stands between hashprice and a machine's margin."""
+
+    pool_fee: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="Pool fee as a fraction: 2.5 % is 0.025."
+    )
+    dev_fee: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="Fee of third-party firmware as a fraction."
+    )
+    reject: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="Share of rejected and stale work as a fraction."
+    )
+    overhead: Annotated[float, Field(ge=0.5, le=3)] = Field(
+        default=1.0, description="Avoidable overhead on energy: cooling and losses that fall with the load."
+    )
+    sleep_power_w: Annotated[float, Field(ge=0, le=1000)] = Field(
+        default=40.0, description="Watts reckoned for a machine that sleeps."
+    )
+    machine_price_usd_per_ths: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Price of a TH/s of machine, USD; only for payback days."
+    )
+
+    def terms(self) -> Terms:
+        """The same as the appraisal wants it: pool and firmware fee combined, one after the other."""
+        return Terms(
+            fee=1 - (1 - self.pool_fee) * (1 - self.dev_fee),
+            reject=self.reject,
+            overhead=self.overhead,
+            sleep_power_w=self.sleep_power_w,
+            machine_price_usd_per_ths=self.machine_price_usd_per_ths,
+        )
+
+
+class CredentialSection(_Section):
+    """Login of one family's machines; the password by reference."""
+
+    username: str = Field(description="User name of the machines' interface.")
+    password_env: str | None = Field(
+        default=None, description="Environment variable that holds the password."
+    )
+    password_file: str | None = Field(default=None, description="File that holds the password.")
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.password_env is None) == (self.password_file is None):
+            raise ValueError("give exactly one of password_env and password_file")
+        return self
+
+    def resolve(self) -> Credentials:
+        """The login itself. Raises `ValueError` naming what is not there."""
+        if self.password_env is not None:
+            password = os.environ.get(self.password_env)
+            if not password:
+                raise ValueError(f"environment variable {self.password_env} is not set")
+            return Credentials(username=self.username, password=password)
+        path = Path(self.password_file or "")
+        try:
+            password = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"password file {path} cannot be read ({error})") from error
+        if not password:
+            raise ValueError(f"password file {path} is empty")
+        return Credentials(username=self.username, password=password)
+
+
+CredentialFamily = Literal["antminer", "whatsminer_v2", "whatsminer_v3"]
+
+
+class Config(_Section):
+    """The whole file."""
+
+    scan: ScanSection = ScanSection()
+    poll: PollSection = PollSection()
+    market: MarketSection = MarketSection()
+    power: PowerSection = PowerSection()
+    economics: EconomicsSection = EconomicsSection()
+    groups: dict[str, Addresses] = Field(
+        default={}, description="Name of a group of machines to its addresses; the first that fits counts."
+    )
+    credentials: dict[CredentialFamily, CredentialSection] = Field(
+        default={}, description="Logins by family where they are not the factory's."
+    )
+
+    def logins(self) -> dict[Family, Credentials]:
+        """Every configured login, secrets resolved. Raises `ValueError` with all that is missing."""
+        found: dict[Family, Credentials] = {}
+        problems = []
+        for family, section in self.credentials.items():
+            try:
+                found[Family(family)] = section.resolve()
+            except ValueError as error:
+                problems.append(f"credentials.{family}: {error}")
+        if problems:
+            raise ConfigError("configuration", problems)
+        return found
+
+
+def load(path: Path) -> Config:
+    """Read and validate the file. Raises `ConfigError` with every problem in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read ({error})"]) from error
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str) -> Config:
+    """Validate the text of a configuration; `source` names it in messages."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [f"not TOML: {error}"]) from error
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, [_problem(dict(item)) for item in error.errors()]) from error
+
+
+def _problem(error: dict[str, Any]) -> str:
+    """One line: the key, what is wrong, what was given."""
+    location = [str(part) for part in error["loc"] if part != "[key]"]
+    key = ".".join(location)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(location)}"
+    if error["type"] == "value_error":
+        return f"{key}: {message}"
+    given = error["input"]
+    shown = repr(given) if isinstance(given, str | int | float | bool) else type(given).__name__
+    return f"{key}: {message[0].lower()}{message[1:]} (it is {shown})"
+
+
+def _suggestion(location: list[str]) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ""
+        model = inner
+    close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
+    known = ", ".join(sorted(model.model_fields))
+    return f"; did you mean {close[0]}?" if close else f"; known here: {known}"

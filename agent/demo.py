@@ -1,0 +1,195 @@
+"""`hashcost demo`: a simulated site in a process of its own, and the real agent against it over real sockets."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from agent.clock import Clock, simulated_clock
+from agent.config import Config, PollSection, ScanSection
+from agent.errors import AgentError
+from agent.export import Period, profitability, to_csv, write_atomically
+from agent.progress import scan_progress
+from agent.service import Agent
+from agent.store import Reader
+from agent.summary import as_data, draw
+from agent.view import Picture
+from drivers.simulator import namespace
+
+START_DEADLINE_S = 120.0
+STOP_DEADLINE_S = 10.0
+ONCE_ROUNDS = 3
+SHORTEST_INTERVAL_S = 2.0
+INTERVAL_S_PER_MACHINE = 0.01
+FAULT_SHARE = 0.2
+LINES_AROUND_TABLE = 8
+PLAIN_WIDTH = 200
+
+
+class DemoError(AgentError):
+    """The simulated site did not start; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What was asked for on the command line. `speed` is simulated seconds per second."""
+
+    machines: int
+    seed: int
+    speed: float
+    faults: bool
+    once: bool
+    csv: Path | None
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSite:
+    """A running simulator: where to scan, its clock, and what it had to leave out."""
+
+    scan_targets: Sequence[str]
+    clock: Clock
+    left_out: Sequence[str]
+
+
+def run(options: DemoOptions) -> None:
+    """Run the demo to its end, or until Ctrl-C. Raises `DemoError`."""
+    obstacle = namespace.enter()
+    with (
+        tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        asyncio.run(_demo(options, Path(directory), [obstacle] if obstacle else []))
+
+
+async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> None:
+    database = directory / "hashcost.db"
+    async with simulated_site(options, directory / "control.sock") as site:
+        notes = [*obstacles, *site.left_out]
+        try:
+            async with Agent(demo_config(options, site), database, clock=site.clock) as agent:
+                with scan_progress(hidden=options.as_json) as progress:
+                    await agent.scan(progress)
+                if options.once:
+                    _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
+                else:
+                    await _follow(agent, options, notes)
+        finally:
+            _write_csv(options, database, site.clock.now())
+
+
+def demo_config(options: DemoOptions, site: SimulatedSite) -> Config:
+    """The default configuration, pointed at the simulated site; big sites are polled less often."""
+    interval_s = max(SHORTEST_INTERVAL_S, options.machines * INTERVAL_S_PER_MACHINE)
+    return Config(
+        scan=ScanSection(addresses=list(site.scan_targets)),
+        poll=PollSection(interval_s=interval_s, deadline_s=min(interval_s, 10.0)),
+    )
+
+
+async def _rounds(agent: Agent, count: int) -> Picture:
+    """Poll `count` rounds and give the last picture: energy needs time between two readings."""
+    for _ in range(count - 1):
+        await agent.poll_once()
+        await asyncio.sleep(agent.config.poll.interval_s)
+    return await agent.poll_once()
+
+
+async def _follow(agent: Agent, options: DemoOptions, notes: Sequence[str]) -> None:
+    """Redraw on a terminal, print picture after picture elsewhere, until cancelled."""
+    if options.as_json or not sys.stdout.isatty():
+        await agent.poll_forever(_printer(options, notes))
+        return
+    console = Console()
+    last: list[Picture] = []
+
+    def redraw(picture: Picture) -> None:
+        last[:] = [picture]
+        rows = max(1, console.size.height - LINES_AROUND_TABLE - len(notes))
+        live.update(draw(picture, notes=notes, rows=rows), refresh=True)
+
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            await agent.poll_forever(redraw)
+    finally:
+        for picture in last:
+            console.print(draw(picture, notes=notes))
+
+
+def _printer(options: DemoOptions, notes: Sequence[str]) -> Callable[[Picture], None]:
+    if options.as_json:
+        return lambda picture: _print_json(as_data(picture, left_out=notes))
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    return lambda picture: console.print(draw(picture, notes=notes))
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+    sys.stdout.flush()
+
+
+def _write_csv(options: DemoOptions, database: Path, until: datetime) -> None:
+    if options.csv is None or not database.exists():
+        return
+    with Reader(database) as reader:
+        span = reader.readings_span()
+        rows = [] if span is None else list(profitability(reader, span[0], until, Period.MACHINE))
+    write_atomically(options.csv, to_csv(rows))
+
+
+@asynccontextmanager
+async def simulated_site(options: DemoOptions, control: Path) -> AsyncIterator[SimulatedSite]:
+    """Start the simulator, wait until it listens, and end it with this process: it reads a pipe from us."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "drivers.simulator",
+        "--machines", str(options.machines), "--seed", str(options.seed), "--speed", str(options.speed),
+        "--fault-share", str(FAULT_SHARE if options.faults else 0.0), "--control", str(control),
+        stdin=PIPE, stdout=PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield await _ready(process)
+    finally:
+        await _stop(process)
+
+
+async def _ready(process: Process) -> SimulatedSite:
+    assert process.stdout is not None  # noqa: S101 - asked for a pipe
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            line = await process.stdout.readline()
+    except TimeoutError as error:
+        raise DemoError(f"the simulated site did not start within {START_DEADLINE_S:.0f} s") from error
+    if not line:
+        raise DemoError("the simulated site did not start; its own message is above")
+    ready = json.loads(line)
+    return SimulatedSite(
+        scan_targets=ready["scan_targets"],
+        clock=simulated_clock(
+            utc=datetime.fromisoformat(ready["sim_utc"]),
+            monotonic_s=ready["monotonic"],
+            speed=ready["speed"],
+        ),
+        left_out=ready["left_out"],
+    )
+
+
+async def _stop(process: Process) -> None:
+    assert process.stdin is not None  # noqa: S101 - asked for a pipe
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

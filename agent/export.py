@@ -1,0 +1,182 @@
+"""Profitability per machine and period as CSV: stable columns, no cell that a spreadsheet executes, no half file."""
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from agent.errors import UsageError
+from agent.ledger import Sums, add_up
+from agent.rows import MachineRow, ReadingRow, from_ms, to_ms
+from agent.store import Reader
+
+COLUMNS = (
+    "machine_id", "mac", "ip", "make", "model", "firmware", "group", "period_start", "period_end",
+    "mining_hours", "asleep_hours", "unknown_hours", "hashrate_ths", "power_w", "power_source", "efficiency_j_per_th",
+    "energy_kwh", "revenue_usd", "energy_cost_usd", "margin_usd",
+    "hashprice_usd_per_ph_day", "power_price_usd_per_kwh", "hashcost_usd_per_ph_day",
+    "strike_price_usd_per_kwh", "breakeven_hashprice_usd_per_ph_day",
+    "avoided_loss_usd", "forgone_profit_usd", "curtailments",
+)  # fmt: skip
+Cell = str | int | float | None
+
+
+class ExportError(UsageError):
+    """The range or the file cannot be used; the message names it."""
+
+
+class Period(StrEnum):
+    """How a range is cut into rows of a machine."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MACHINE = "machine"
+    """One row for the whole range."""
+
+
+def profitability(reader: Reader, start: datetime, end: datetime, by: Period) -> Iterator[Mapping[str, Cell]]:
+    """Rows of the profitability export over [start, end), machine by machine, a mapping from column to cell.
+
+    Periods are UTC hours or days, cut off at the ends of the range. Machines without any reading in the range get a
+    row of unknown hours too: a gap is shown, not left out.
+    """
+    periods = list(split(start, end, by))
+    readings = dict(reader.readings(start, end))
+    for machine in reader.machines():
+        rows = readings.pop(machine.machine_id, [])
+        for since, until in periods:
+            yield _row(machine, _sums(machine, rows, since, until))
+
+
+def export_profitability(
+    database: Path, start: datetime | None, end: datetime | None, by: Period, output: Path | None
+) -> str:
+    """The CSV of [start, end) from the store, also written to `output` if given.
+
+    `start` defaults to the first reading, `end` to now. Raises `StoreError` and `ExportError`.
+    """
+    with Reader(database) as reader:
+        span = reader.readings_span()
+        if span is None:
+            raise ExportError(f"{database}: holds no readings yet")
+        start, end = start or span[0], end or datetime.now(UTC)
+        if start >= end:
+            raise ExportError(
+                f"the range is empty: --from {start.isoformat()} is not before --to {end.isoformat()}"
+            )
+        text = to_csv(profitability(reader, start, end, by))
+    if output is not None:
+        write_atomically(output, text)
+    return text
+
+
+def split(start: datetime, end: datetime, by: Period) -> Iterator[tuple[datetime, datetime]]:
+    """[start, end) cut at full UTC hours or days."""
+    if by is Period.MACHINE:
+        yield start, end
+        return
+    step = timedelta(hours=1) if by is Period.HOUR else timedelta(days=1)
+    since = start
+    while since < end:
+        floor = since.replace(minute=0, second=0, microsecond=0)
+        if by is Period.DAY:
+            floor = floor.replace(hour=0)
+        until = min(floor + step, end)
+        yield since, until
+        since = until
+
+
+def _sums(machine: MachineRow, readings: list[ReadingRow], since: datetime, until: datetime) -> Sums:
+    return add_up(readings, to_ms(since), to_ms(until), sleep_power_w=machine.sleep_power_w)
+
+
+def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
+    known, priced = sums.known_h > 0, sums.priced_h > 0
+    hashcost = _ratio(sums.energy_cost_usd, sums.hash_phd)
+    payout = _ratio(sums.revenue_usd, sums.gross_usd)
+    avoidable_cost = _ratio(sums.energy_cost_usd * sums.avoidable_kwh, sums.energy_kwh)
+    overhead = _ratio(sums.energy_cost_usd, sums.raw_energy_usd)
+    return {
+        "machine_id": machine.machine_id,
+        "mac": machine.mac,
+        "ip": machine.ip,
+        "make": machine.make,
+        "model": machine.model,
+        "firmware": machine.firmware,
+        "group": machine.group,
+        "period_start": _iso(sums.start_ms),
+        "period_end": _iso(sums.end_ms),
+        "mining_hours": sums.mining_h,
+        "asleep_hours": sums.asleep_h,
+        "unknown_hours": sums.unknown_h,
+        "hashrate_ths": _ratio(sums.hash_phd * 24 * 1000, sums.known_h),
+        "power_w": _ratio(sums.energy_kwh * 1000, sums.known_h),
+        "power_source": sums.power_source.value if sums.power_source else None,
+        "efficiency_j_per_th": _ratio(sums.energy_kwh * 3.6e6, sums.hash_phd * 1000 * 86_400),
+        "energy_kwh": sums.energy_kwh if known else None,
+        "revenue_usd": sums.revenue_usd if priced else None,
+        "energy_cost_usd": sums.energy_cost_usd if priced else None,
+        "margin_usd": sums.revenue_usd - sums.energy_cost_usd if priced else None,
+        "hashprice_usd_per_ph_day": _ratio(sums.hashprice_h, sums.priced_h),
+        "power_price_usd_per_kwh": _ratio(sums.price_h_usd_per_kwh, sums.priced_h),
+        "hashcost_usd_per_ph_day": hashcost,
+        "strike_price_usd_per_kwh": _ratio(sums.revenue_usd, sums.avoidable_kwh * (overhead or 0.0)),
+        "breakeven_hashprice_usd_per_ph_day": _ratio(avoidable_cost, sums.hash_phd * (payout or 0.0)),
+        # No order has ever been given: nothing was avoided, forgone or curtailed by this agent.
+        "avoided_loss_usd": 0.0,
+        "forgone_profit_usd": 0.0,
+        "curtailments": 0,
+    }
+
+
+def _ratio(numerator: float | None, denominator: float) -> float | None:
+    return None if numerator is None or denominator == 0 else numerator / denominator
+
+
+def _iso(milliseconds: int) -> str:
+    return from_ms(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_csv(rows: Iterable[Mapping[str, Cell]]) -> str:
+    """Header and rows as CSV text, `.` decimals, empty for unknown."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in COLUMNS])
+    return text.getvalue()
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return neutralise(str(value))
+
+
+def neutralise(text: str) -> str:
+    """A cell that a spreadsheet takes for text: one that would start a formula gets a leading apostrophe."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or none: a reader sees the old one or the new one, and a failure leaves the old one."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error

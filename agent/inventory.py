@@ -1,0 +1,105 @@
+"""What a scan changes in the fleet: new machines join, moved ones are followed, doubtful ones are only reported."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.fleet import SITE_GROUP, Fleet, Machine
+from agent.rows import Event
+from drivers.addresses import parse_targets
+from drivers.discovery import ScanFailure, ScanResult
+from drivers.inventory import Finding, FindingKind, KnownMachine, reconcile
+from drivers.reading import Address, MachineId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a scan did to the fleet. Drivers of `reconnect` speak to an address or firmware that is no longer so."""
+
+    reconnect: Sequence[MachineId]
+    events: Sequence[Event]
+
+
+class Inventory:
+    """Applies scans to a fleet. Groups come from the configuration: name to addresses, the first that fits counts."""
+
+    def __init__(self, fleet: Fleet, groups: Mapping[str, list[str]], clock: Callable[[], datetime]) -> None:
+        self._fleet = fleet
+        self._clock = clock
+        self._groups: dict[str, str] = {}
+        for name, expressions in groups.items():
+            for address in parse_targets(expressions):
+                self._groups.setdefault(address.host, name)
+        for machine in fleet:
+            machine.group = self._group(machine.address)
+
+    def take_in(self, result: ScanResult) -> Changes:
+        """Bring the fleet up to date. Nothing is ever removed: silence is no evidence that a machine is gone."""
+        known = {
+            machine.machine_id: KnownMachine(identity=machine.identity, address=machine.address)
+            for machine in self._fleet
+        }
+        reconnect: list[MachineId] = []
+        events = [self._unreadable(failure) for failure in result.failures]
+        for finding in reconcile(known, result.found):
+            if self._apply(finding):
+                assert finding.machine_id is not None  # noqa: S101 - only identified machines are applied
+                reconnect.append(finding.machine_id)
+            if finding.kind is not FindingKind.SAME:
+                events.append(self._event(finding))
+        return Changes(reconnect=reconnect, events=events)
+
+    def _apply(self, finding: Finding) -> bool:
+        """Add or update the machine of a finding; whether its driver must be made anew."""
+        if finding.machine_id is None or finding.kind is FindingKind.DUPLICATE:
+            return False
+        if finding.machine_id not in self._fleet:
+            self._fleet.add(
+                Machine(
+                    machine_id=finding.machine_id,
+                    identity=finding.identity,
+                    address=finding.address,
+                    group=self._group(finding.address),
+                    first_seen_at=self._clock(),
+                )
+            )
+            return False
+        machine = self._fleet[finding.machine_id]
+        changed = (machine.identity, machine.address) != (finding.identity, finding.address)
+        machine.identity, machine.address = finding.identity, finding.address
+        machine.group = self._group(finding.address)
+        return changed
+
+    def _group(self, address: Address) -> str:
+        return self._groups.get(address.host, SITE_GROUP)
+
+    def _unreadable(self, failure: ScanFailure) -> Event:
+        return Event(
+            at=self._clock(),
+            kind="scan_failure",
+            detail=f"{failure.address}: {failure.kind}: {failure.detail}",
+        )
+
+    def _event(self, finding: Finding) -> Event:
+        return Event(
+            at=self._clock(),
+            kind=f"machine_{finding.kind.value}",
+            machine_id=finding.machine_id,
+            detail=_in_words(finding),
+        )
+
+
+def _in_words(finding: Finding) -> str:
+    who = f"{finding.identity.make} {finding.identity.model} at {finding.address}"
+    match finding.kind:
+        case FindingKind.MOVED:
+            return f"{who} was at {finding.previous}"
+        case FindingKind.DUPLICATE:
+            others = ", ".join(str(address) for address in finding.others)
+            return f"{who} has the identity that also answers at {others}; neither was changed or added"
+        case FindingKind.STRANGER:
+            return f"{who} answers where {finding.occupant} was, which was not found anywhere; added as a new machine"
+        case FindingKind.UNIDENTIFIED:
+            return f"{who} tells neither MAC nor serial and cannot be told from another; not added"
+        case _:
+            return who

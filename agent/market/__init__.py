@@ -1,0 +1,1 @@
+"""Hashprice: where it comes from, and what may be believed of it."""

@@ -1,0 +1,142 @@
+"""The schema of the store, one migration a released version; applied at start, never edited afterwards."""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("hashcost")
+
+
+@migrations()
+def m001_first_light(db: Database) -> None:
+    """Inventory, readings, prices, baselines, and the latest picture that readers load."""
+    db.table("machines").create(
+        {
+            "machine_id": str,
+            "mac": str,
+            "serial": str,
+            "family": str,
+            "make": str,
+            "model": str,
+            "firmware": str,
+            "driver_class": str,
+            "host": str,
+            "port": int,
+            "machine_group": str,
+            "sleep_power_w": float,
+            "first_seen_ms": int,
+            "last_seen_ms": int,
+        },
+        pk="machine_id",
+        not_null={"family", "make", "model", "driver_class", "host", "machine_group", "first_seen_ms"},
+        strict=True,
+    )
+    db.table("quotes").create(
+        {
+            "quote_id": int,
+            "at_ms": int,
+            "difficulty": float,
+            "height": int,
+            "fees_btc": float,
+            "btc_usd": float,
+            "hashprice_usd_per_ph_day": float,
+            "hashprice_source": str,
+            "price_usd_per_kwh": float,
+            "price_source": str,
+            "fee": float,
+            "reject": float,
+            "overhead": float,
+        },
+        pk="quote_id",
+        not_null={"at_ms", "fee", "reject", "overhead"},
+        strict=True,
+    )
+    db.table("readings").create(
+        {
+            "machine_id": str,
+            "began_ms": int,
+            "valid_ms": int,
+            "run_state": str,
+            "failure": str,
+            "implausible": str,
+            "hashrate_ths": float,
+            "power_w": float,
+            "power_source": str,
+            "power_mode": str,
+            "chip_temp_c": float,
+            "quote_id": int,
+        },
+        pk=("machine_id", "began_ms"),
+        not_null={"valid_ms", "run_state", "power_source", "quote_id"},
+        foreign_keys=[("machine_id", "machines"), ("quote_id", "quotes")],
+        strict=True,
+    )
+    db.table("readings").create_index(["began_ms"])
+    db.table("baselines").create(
+        {
+            "machine_id": str,
+            "power_mode": str,
+            "hashrate_ths": float,
+            "power_w": float,
+            "power_source": str,
+            "power_error": float,
+            "firmware": str,
+            "boards_alive": int,
+            "as_of_ms": int,
+        },
+        pk=("machine_id", "power_mode"),
+        not_null={"hashrate_ths", "power_w", "power_source", "power_error", "boards_alive", "as_of_ms"},
+        foreign_keys=[("machine_id", "machines")],
+        strict=True,
+    )
+    db.table("latest").create(
+        {
+            "machine_id": str,
+            "at_ms": int,
+            "seen_ms": int,
+            "run_state": str,
+            "failure": str,
+            "implausible": str,
+            "hashrate_ths": float,
+            "power_w": float,
+            "power_source": str,
+            "power_mode": str,
+            "chip_temp_c": float,
+            "basis": str,
+            "efficiency_j_per_th": float,
+            "revenue_usd_per_day": float,
+            "energy_cost_usd_per_day": float,
+            "margin_usd_per_day": float,
+            "decision_margin_usd_per_day": float,
+            "hashcost_usd_per_ph_day": float,
+            "strike_price_usd_per_kwh": float,
+            "breakeven_hashprice_usd_per_ph_day": float,
+            "payback_days": float,
+            "action": str,
+            "reason": str,
+            "marginal": int,
+            "detail": str,
+        },
+        pk="machine_id",
+        not_null={"at_ms", "run_state", "power_source", "action", "reason", "marginal", "detail"},
+        foreign_keys=[("machine_id", "machines")],
+        strict=True,
+    )
+    db.table("rounds").create(
+        {
+            "began_ms": int,
+            "took_ms": int,
+            "machines": int,
+            "answered": int,
+            "failed": int,
+            "backed_off": int,
+            "skipped_rounds": int,
+        },
+        pk="began_ms",
+        not_null={"took_ms", "machines", "answered", "failed", "backed_off", "skipped_rounds"},
+        strict=True,
+    )
+    db.table("events").create(
+        {"event_id": int, "at_ms": int, "kind": str, "machine_id": str, "detail": str},
+        pk="event_id",
+        not_null={"at_ms", "kind", "detail"},
+        strict=True,
+    )

@@ -1,0 +1,101 @@
+"""What each machine should be doing, and why. Pure: from what is known at a moment to one recommendation."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.appraisal import Appraisal
+from drivers.reading import RunState
+
+
+class Action(StrEnum):
+    """What is recommended for a machine."""
+
+    RUN = "run"
+    """Leave it mining."""
+    CURTAIL = "curtail"
+    """Put it to sleep: it earns less than it would save."""
+    STAY_ASLEEP = "stay_asleep"
+    """Leave it asleep: awake it would lose money."""
+    HOLD = "hold"
+    """Leave it as it is; the reason says what is not known or not ours."""
+
+
+class Reason(StrEnum):
+    """Why. One stable code for every recommendation and every refusal to give one."""
+
+    ABOVE_BREAKEVEN = "above_breakeven"
+    BELOW_BREAKEVEN = "below_breakeven"
+    UNREACHABLE = "unreachable"
+    """The last read failed; its failure has a kind of its own."""
+    STALE_READING = "stale_reading"
+    IMPLAUSIBLE_READING = "implausible_reading"
+    STALE_MARKET = "stale_market"
+    HASHRATE_UNKNOWN = "hashrate_unknown"
+    POWER_UNKNOWN = "power_unknown"
+    STATE_UNKNOWN = "state_unknown"
+    RAMPING = "ramping"
+    """It is powering up or tuning: wait until its numbers say something."""
+    STOPPED = "stopped"
+    """It should mine and does not: a person must look."""
+    NOT_OURS_TO_WAKE = "not_ours_to_wake"
+    """It would earn, but hashcost did not put it to sleep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What is known of a machine when a recommendation is asked for.
+
+    `problem` is set when its last reading cannot be used; `missing` when there is one without what an appraisal
+    needs.
+    """
+
+    run_state: RunState
+    problem: Reason | None = None
+    missing: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """One action with its one reason. `marginal` means that the error band of the watts could turn it round:
+    recommended, never to be carried out without a person."""
+
+    action: Action
+    reason: Reason
+    marginal: bool = False
+
+
+def recommend(situation: Situation, appraisal: Appraisal) -> Recommendation:
+    """Recommend an action. Unknown, stale and implausible inputs always give `hold`."""
+    refusal = _refusal(situation, appraisal)
+    if refusal is not None:
+        return Recommendation(action=Action.HOLD, reason=refusal)
+    assert appraisal.decision_margin_usd_per_day is not None  # noqa: S101 - _refusal saw to it
+    earns = appraisal.decision_margin_usd_per_day > 0
+    marginal = appraisal.is_marginal
+    if situation.run_state is RunState.ASLEEP:
+        if earns:
+            return Recommendation(action=Action.HOLD, reason=Reason.NOT_OURS_TO_WAKE, marginal=marginal)
+        return Recommendation(action=Action.STAY_ASLEEP, reason=Reason.BELOW_BREAKEVEN, marginal=marginal)
+    if earns:
+        return Recommendation(action=Action.RUN, reason=Reason.ABOVE_BREAKEVEN, marginal=marginal)
+    return Recommendation(action=Action.CURTAIL, reason=Reason.BELOW_BREAKEVEN, marginal=marginal)
+
+
+_STATES_TO_WAIT_FOR = {
+    RunState.RAMPING: Reason.RAMPING,
+    RunState.STOPPED: Reason.STOPPED,
+    RunState.UNKNOWN: Reason.STATE_UNKNOWN,
+}
+
+
+def _refusal(situation: Situation, appraisal: Appraisal) -> Reason | None:
+    """The first thing that stands against recommending anything, the most basic first."""
+    if situation.problem is not None:
+        return situation.problem
+    if situation.run_state in _STATES_TO_WAIT_FOR:
+        return _STATES_TO_WAIT_FOR[situation.run_state]
+    if situation.missing is not None:
+        return situation.missing
+    if appraisal.decision_margin_usd_per_day is None:
+        return Reason.STALE_MARKET
+    return None

@@ -1,0 +1,350 @@
+"""Between the agent's values and the store's rows: what is written of each, and how it is read back.
+
+Times are integer milliseconds since 1970 UTC; None is NULL.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.appraisal import Basis, Terms
+from agent.baseline import Baseline, Baselines, Conditions
+from agent.fleet import Machine
+from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
+from agent.policy import Action, Reason
+from agent.view import MachineView
+from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
+
+MACHINE_COLUMNS = (
+    "machine_id", "mac", "serial", "family", "make", "model", "firmware", "driver_class", "host", "port",
+    "machine_group", "sleep_power_w", "first_seen_ms", "last_seen_ms",
+)  # fmt: skip
+BASELINE_COLUMNS = (
+    "machine_id", "power_mode", "hashrate_ths", "power_w", "power_source", "power_error", "firmware",
+    "boards_alive", "as_of_ms",
+)  # fmt: skip
+_PICTURE = (
+    "hashrate_ths", "power_w", "chip_temp_c", "efficiency_j_per_th", "revenue_usd_per_day",
+    "energy_cost_usd_per_day", "margin_usd_per_day", "decision_margin_usd_per_day", "hashcost_usd_per_ph_day",
+    "strike_price_usd_per_kwh", "breakeven_hashprice_usd_per_ph_day", "payback_days",
+)  # fmt: skip
+"""Numbers of `MachineView` that have a column of the same name in `latest`."""
+LATEST_COLUMNS = (
+    "machine_id", "at_ms", "seen_ms", "run_state", "failure", "implausible", "power_source", "power_mode", "basis",
+    *_PICTURE, "action", "reason", "marginal", "detail",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingRow:
+    """One stored reading with the prices and terms it was made under. `valid_ms` is how long it may stand for the
+    time after it; `began_ms` is in milliseconds since 1970 UTC. A failed read has `run_state` unknown."""
+
+    machine_id: MachineId
+    began_ms: int
+    valid_ms: int
+    run_state: RunState
+    implausible: str | None
+    hashrate_ths: float | None
+    power_w: float | None
+    power_source: PowerSource
+    hashprice_usd_per_ph_day: float | None
+    price_usd_per_kwh: float | None
+    fee: float
+    reject: float
+    overhead: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineRow:
+    """One machine of the inventory, as exports need it."""
+
+    machine_id: MachineId
+    mac: str | None
+    ip: str
+    make: str
+    model: str
+    firmware: str | None
+    group: str
+    sleep_power_w: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRow:
+    """One poll round: how long it took and what became of its machines."""
+
+    began_at: datetime
+    took_s: float
+    machines: int
+    answered: int
+    failed: int
+    backed_off: int
+    skipped_rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened once and should be found again."""
+
+    at: datetime
+    kind: str
+    detail: str
+    machine_id: MachineId | None = None
+
+
+def to_ms(moment: datetime) -> int:
+    """Milliseconds since 1970 UTC of an aware datetime."""
+    return round(moment.timestamp() * 1000)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """The aware UTC datetime of milliseconds since 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def reading_row(machine: Machine, quote_id: int, valid_ms: int) -> tuple[object, ...]:
+    """A row of `readings` for a machine that has just been polled."""
+    failure, reading = machine.failure, machine.reading
+    if failure is not None:
+        unknown = (
+            RunState.UNKNOWN.value,
+            failure.kind,
+            None,
+            None,
+            None,
+            PowerSource.UNKNOWN.value,
+            None,
+            None,
+        )
+        return (machine.machine_id, to_ms(failure.at), valid_ms, *unknown, quote_id)
+    assert reading is not None  # noqa: S101 - a polled machine has one or the other
+    return (
+        machine.machine_id,
+        to_ms(reading.began_at),
+        valid_ms,
+        reading.run_state.value,
+        None,
+        reading.implausible,
+        reading.hashrate_ths,
+        reading.power_w,
+        reading.power_source.value,
+        reading.power_mode and reading.power_mode.value,
+        reading.chip_temp_c,
+        quote_id,
+    )
+
+
+def latest_row(view: MachineView, reading: Reading | None) -> tuple[object, ...]:
+    """A row of `latest`, in the order of `LATEST_COLUMNS`; `reading` gives the details."""
+    return (
+        view.machine_id,
+        to_ms(view.at),
+        view.seen_at and to_ms(view.seen_at),
+        view.run_state.value,
+        view.failure,
+        view.implausible,
+        view.power_source.value,
+        view.power_mode and view.power_mode.value,
+        view.basis and view.basis.value,
+        *(getattr(view, name) for name in _PICTURE),
+        view.action.value,
+        view.reason.value,
+        int(view.marginal),
+        json.dumps(_detail(reading)),
+    )
+
+
+def _detail(reading: Reading | None) -> dict[str, Any]:
+    """What a machine's own screen shows and nothing reckons with: boards, fans, pools, errors."""
+    if reading is None:
+        return {}
+    return {
+        "boards": [asdict(board) for board in reading.boards],
+        "fans_rpm": list(reading.fans_rpm),
+        "inlet_temp_c": reading.inlet_temp_c,
+        "pools": [asdict(pool) for pool in reading.pools],
+        "uptime_s": reading.uptime_s,
+        "errors": list(reading.errors),
+        "expected_hashrate_ths": reading.expected_hashrate_ths,
+    }
+
+
+def view_of(row: dict[str, Any]) -> MachineView:
+    """A row of `latest` joined with `machines`."""
+    return MachineView(
+        machine_id=MachineId(row["machine_id"]),
+        mac=row["mac"],
+        address=str(Address(host=row["host"], port=row["port"])),
+        make=row["make"],
+        model=row["model"],
+        firmware=row["firmware"],
+        group=row["machine_group"],
+        at=from_ms(row["at_ms"]),
+        seen_at=None if row["seen_ms"] is None else from_ms(row["seen_ms"]),
+        run_state=RunState(row["run_state"]),
+        failure=row["failure"],
+        implausible=row["implausible"],
+        power_source=PowerSource(row["power_source"]),
+        power_mode=PowerMode(row["power_mode"]) if row["power_mode"] else None,
+        basis=Basis(row["basis"]) if row["basis"] else None,
+        action=Action(row["action"]),
+        reason=Reason(row["reason"]),
+        marginal=bool(row["marginal"]),
+        **{name: row[name] for name in _PICTURE},
+    )
+
+
+def market_of(row: dict[str, Any]) -> Market:
+    """A row of `quotes`."""
+    at = from_ms(row["at_ms"])
+    hashprice = power = None
+    if row["hashprice_source"] is not None:
+        hashprice = HashpriceQuote(
+            difficulty=row["difficulty"],
+            height=row["height"],
+            fees_btc=row["fees_btc"],
+            btc_usd=row["btc_usd"],
+            source=row["hashprice_source"],
+            observed_at=at,
+        )
+    if row["price_source"] is not None:
+        power = PowerPriceQuote(
+            price_usd_per_kwh=row["price_usd_per_kwh"], source=row["price_source"], observed_at=at
+        )
+    return Market(at=at, hashprice=hashprice, power=power)
+
+
+def reading_of(row: dict[str, Any]) -> ReadingRow:
+    """A row of `readings` joined with `quotes`."""
+    values = {field.name: row[field.name] for field in fields(ReadingRow)}
+    values["run_state"] = RunState(row["run_state"])
+    values["power_source"] = PowerSource(row["power_source"])
+    return ReadingRow(**values)
+
+
+def baseline_of(row: dict[str, Any]) -> Baseline:
+    """A row of `baselines`."""
+    return Baseline(
+        power_mode=PowerMode(row["power_mode"]) if row["power_mode"] else None,
+        hashrate_ths=row["hashrate_ths"],
+        power_w=row["power_w"],
+        power_error=row["power_error"],
+        conditions=Conditions(
+            firmware=row["firmware"],
+            boards_alive=row["boards_alive"],
+            power_source=PowerSource(row["power_source"]),
+        ),
+        as_of=from_ms(row["as_of_ms"]),
+    )
+
+
+def machine_row(machine: Machine, terms: Terms) -> tuple[object, ...]:
+    """A row of `machines`, in the order of `MACHINE_COLUMNS`."""
+    identity = machine.identity
+    return (
+        machine.machine_id,
+        identity.mac,
+        identity.serial,
+        identity.family.value,
+        identity.make,
+        identity.model,
+        identity.firmware,
+        identity.driver_class,
+        machine.address.host,
+        machine.address.port,
+        machine.group,
+        terms.sleep_power_w,
+        to_ms(machine.first_seen_at),
+        to_ms(machine.last_seen_at),
+    )
+
+
+def machine_of(row: dict[str, Any], baselines: list[Baseline]) -> Machine:
+    """A machine of the inventory, as it was when the agent last stopped."""
+    return Machine(
+        machine_id=MachineId(row["machine_id"]),
+        identity=Identity(
+            family=Family(row["family"]),
+            make=row["make"],
+            model=row["model"],
+            firmware=row["firmware"],
+            mac=row["mac"],
+            serial=row["serial"],
+            driver_class=row["driver_class"],
+        ),
+        address=Address(host=row["host"], port=row["port"]),
+        group=row["machine_group"],
+        first_seen_at=from_ms(row["first_seen_ms"]),
+        baselines=Baselines(baselines),
+    )
+
+
+def baseline_row(machine: Machine, baseline: Baseline) -> tuple[object, ...]:
+    """A row of `baselines`, in the order of `BASELINE_COLUMNS`; an unknown power mode is the empty text."""
+    return (
+        machine.machine_id,
+        baseline.power_mode.value if baseline.power_mode else "",
+        baseline.hashrate_ths,
+        baseline.power_w,
+        baseline.conditions.power_source.value,
+        baseline.power_error,
+        baseline.conditions.firmware,
+        baseline.conditions.boards_alive,
+        to_ms(baseline.as_of),
+    )
+
+
+def round_values(row: RoundRow) -> tuple[int, ...]:
+    """A row of `rounds`."""
+    return (
+        to_ms(row.began_at),
+        round(row.took_s * 1000),
+        row.machines,
+        row.answered,
+        row.failed,
+        row.backed_off,
+        row.skipped_rounds,
+    )
+
+
+def quote_values(market: Market, terms: Terms) -> tuple[object, ...]:
+    """A row of `quotes` but for its id and time: two rounds with the same values share one row."""
+    hashprice, power = market.hashprice, market.power
+    return (
+        hashprice and hashprice.difficulty,
+        hashprice and hashprice.height,
+        hashprice and hashprice.fees_btc,
+        hashprice and hashprice.btc_usd,
+        market.hashprice_usd_per_ph_day,
+        hashprice and hashprice.source,
+        market.price_usd_per_kwh,
+        power and power.source,
+        terms.fee,
+        terms.reject,
+        terms.overhead,
+    )
+
+
+def inventory_row(row: dict[str, Any]) -> MachineRow:
+    """A row of `machines`, as exports need it."""
+    return MachineRow(
+        machine_id=MachineId(row["machine_id"]),
+        mac=row["mac"],
+        ip=row["host"],
+        make=row["make"],
+        model=row["model"],
+        firmware=row["firmware"],
+        group=row["machine_group"],
+        sleep_power_w=row["sleep_power_w"],
+    )
+
+
+def event_of(row: dict[str, Any]) -> Event:
+    """A row of `events`."""
+    return Event(
+        at=from_ms(row["at_ms"]),
+        kind=row["kind"],
+        detail=row["detail"],
+        machine_id=row["machine_id"] and MachineId(row["machine_id"]),
+    )

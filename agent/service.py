@@ -1,0 +1,248 @@
+"""The running agent: scans, polls, appraises and remembers, loop by loop, restarted with backoff when one fails."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from agent.clock import Clock
+from agent.config import Config
+from agent.fleet import Failure, Fleet
+from agent.inventory import Inventory
+from agent.market.fixed import FixedHashprice
+from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
+from agent.options import read_options
+from agent.poller import Poller, RoundResult, pause_s
+from agent.rows import RoundRow
+from agent.store import Store
+from agent.tariff.fixed import FixedTariff
+from agent.view import Picture, view_fleet
+from drivers.addresses import parse_targets
+from drivers.connect import connect
+from drivers.discovery import ScanProgress, ScanResult, scan
+from drivers.driver import Driver, WrongMachine
+from drivers.reading import MachineId
+
+log = logging.getLogger("hashcost")
+
+VALID_ROUNDS = 2.5
+"""A reading stands for at most so many poll intervals; then it is stale, and what follows is a gap."""
+ROUND_INTERVALS = 2
+"""A round may run over its interval once, which skips a round; then it ends, whatever was not reached."""
+BASELINE_ROUNDS = 20
+SCAN_PAUSE_S = 60.0
+MARKET_MAX_AGE = timedelta(minutes=15)
+RESTART_AFTER_S = (1.0, 60.0)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Agent:
+    """One site's agent. An async context manager: entering opens the store, leaving writes what is due."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Path,
+        *,
+        clock: Clock | None = None,
+        hashprice: HashpriceSource | None = None,
+        power: PowerPriceSource | None = None,
+    ) -> None:
+        self.config = config
+        self.terms = config.economics.terms()
+        self._clock = clock or Clock()
+        self._database = database
+        self._hashprice = hashprice or FixedHashprice(**config.market.model_dump())
+        self._power = power or FixedTariff(**config.power.model_dump())
+        self._read_options = read_options(config, self._clock)
+        self._poller = Poller(
+            workers=config.poll.workers,
+            deadline_s=ROUND_INTERVALS * config.poll.interval_s,
+            clock=self._clock.now,
+        )
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._drivers: dict[MachineId, Driver] = {}
+        self._address_changed = asyncio.Event()
+        self._rounds = 0
+        self.skipped_rounds = 0
+
+    async def __aenter__(self) -> Self:
+        self._store = await self._in_writer(Store, self._database)
+        self.fleet = Fleet(await self._in_writer(self._store.load_machines))
+        self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._in_writer(self._store.save_baselines, list(self.fleet))
+        finally:
+            await self._in_writer(self._store.close)
+            self._writer.shutdown()
+
+    async def run(self) -> None:
+        """Scan and poll until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(supervise("scan", self._scan_loop))
+            group.create_task(supervise("poll", self.poll_forever))
+
+    async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> ScanResult:
+        """Look at every configured address once and bring the inventory up to date."""
+        addresses = parse_targets(self.config.scan.addresses)
+        result = await scan(addresses, options=self._read_options, progress=progress)
+        changes = self._inventory.take_in(result)
+        for machine_id in changes.reconnect:
+            self._drivers.pop(machine_id, None)
+        for event in changes.events:
+            log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
+        await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
+        await self._in_writer(self._store.save_events, changes.events)
+        log.info(
+            "event=scanned addresses=%d machines=%d failed=%d",
+            len(addresses), len(result.found), len(result.failures),
+        )  # fmt: skip
+        return result
+
+    async def poll_once(self) -> Picture:
+        """One round: read every machine that is due, appraise all of them, store it, show it."""
+        machines = [(machine, self._driver(machine.machine_id)) for machine in self.fleet]
+        result = await self._poller.poll(machines)
+        before = {machine.machine_id: machine.failure for machine, _ in machines}
+        for machine_id, outcome in result.outcomes.items():
+            self.fleet[machine_id].apply(outcome)
+        self._log_transitions(before)
+        if any(
+            machine.failure is not None and machine.failure.kind == WrongMachine.kind
+            for machine in self.fleet
+        ):
+            self._address_changed.set()
+        market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
+        picture = view_fleet(self.fleet, market, self.terms, max_age=timedelta(seconds=self._valid_s))
+        await self._remember(picture, result)
+        return picture
+
+    async def poll_forever(self, show: Callable[[Picture], None] | None = None) -> None:
+        """Poll round after round at the configured interval, showing each picture, until cancelled."""
+        while True:
+            began = monotonic()
+            picture = await self.poll_once()
+            if show is not None:
+                show(picture)
+            wait_s, skipped = pause_s(self.config.poll.interval_s, monotonic() - began, random.uniform(-1, 1))
+            if skipped:
+                self.skipped_rounds += skipped
+                log.warning("event=rounds_skipped count=%d total=%d", skipped, self.skipped_rounds)
+            await asyncio.sleep(wait_s)
+
+    @property
+    def _valid_s(self) -> float:
+        return VALID_ROUNDS * self.config.poll.interval_s * self._clock.speed
+
+    def _driver(self, machine_id: MachineId) -> Driver:
+        driver = self._drivers.get(machine_id)
+        if driver is None:
+            machine = self.fleet[machine_id]
+            driver = connect(machine.identity, machine.address, options=self._read_options)
+            self._drivers[machine_id] = driver
+        return driver
+
+    def _round_row(self, result: RoundResult) -> RoundRow:
+        failed = sum(isinstance(outcome, Failure) for outcome in result.outcomes.values())
+        return RoundRow(
+            began_at=result.began_at,
+            took_s=result.took_s,
+            machines=len(self.fleet),
+            answered=len(result.outcomes) - failed,
+            failed=failed,
+            backed_off=result.backed_off,
+            skipped_rounds=self.skipped_rounds,
+        )
+
+    async def _remember(self, picture: Picture, result: RoundResult) -> None:
+        await self._in_writer(
+            self._store.save_round,
+            picture, self._round_row(result), self.fleet, result.outcomes.keys(), valid_s=self._valid_s,
+        )  # fmt: skip
+        self._rounds += 1
+        if self._rounds % BASELINE_ROUNDS == 0:
+            await self._in_writer(self._store.save_baselines, list(self.fleet))
+
+    def _log_transitions(self, before: dict[MachineId, Failure | None]) -> None:
+        """One line when a machine stops answering and one when it answers again, none in between."""
+        for machine_id, old in before.items():
+            new = self.fleet[machine_id].failure
+            if old is None and new is not None:
+                log.warning(
+                    "event=read_failed machine=%s kind=%s detail=%r", machine_id, new.kind, new.detail
+                )
+            elif old is not None and new is None:
+                log.info("event=read_recovered machine=%s", machine_id)
+
+    async def _scan_loop(self) -> None:
+        """Scan at the configured interval, and soon after a poll found another machine where one should be."""
+        while True:
+            self._address_changed.clear()
+            await self.scan()
+            await asyncio.sleep(SCAN_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.config.scan.interval_s - SCAN_PAUSE_S):
+                    await self._address_changed.wait()
+
+    async def _in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writer, lambda: function(*args, **kwargs))
+
+
+async def supervise(
+    name: str, loop: Callable[[], Awaitable[None]], *, restart_after_s: tuple[float, float] = RESTART_AFTER_S
+) -> None:
+    """Run a loop for ever: when it fails, say so and start it again, waiting twice as long each time up to the
+    longest wait; a run that outlived the longest wait starts over with the shortest."""
+    shortest_s, longest_s = restart_after_s
+    wait_s = shortest_s
+    while True:
+        began = monotonic()
+        try:
+            await loop()
+        except Exception:
+            log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
+        if monotonic() - began > longest_s:
+            wait_s = shortest_s
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, longest_s)
+
+
+def setup_logging(*, quiet: bool = False) -> None:
+    """Log to stderr, one key=value line a transition; `quiet` leaves only what a person must know."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def run_until_stopped(config: Config, database: Path) -> None:
+    """Run the agent until SIGTERM or SIGINT, then stop cleanly: open reads are dropped, baselines written."""
+    asyncio.run(_run_until_stopped(config, database))
+
+
+async def _run_until_stopped(config: Config, database: Path) -> None:
+    async with Agent(config, database) as agent:
+        running = asyncio.ensure_future(agent.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        log.info("event=started database=%s machines=%d", database, len(agent.fleet))
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    log.info("event=stopped")

@@ -1,0 +1,267 @@
+"""Everything that must outlive the process, in SQLite. The only module with SQL.
+
+One writer (`Store`, the agent) and any number of read-only readers (`Reader`: status, export, the terminal).
+Times are integer milliseconds since 1970 UTC; None is NULL.
+
+    StoreError           the file cannot be used; the message says which and what to do
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Self
+
+from sqlite_utils import Database
+
+from agent.appraisal import Terms
+from agent.baseline import Baseline
+from agent.errors import UsageError
+from agent.fleet import Fleet, Machine
+from agent.market.quote import Market
+from agent.migrations import migrations
+from agent.rows import (
+    BASELINE_COLUMNS,
+    LATEST_COLUMNS,
+    MACHINE_COLUMNS,
+    Event,
+    MachineRow,
+    ReadingRow,
+    RoundRow,
+    baseline_of,
+    baseline_row,
+    event_of,
+    from_ms,
+    inventory_row,
+    latest_row,
+    machine_of,
+    machine_row,
+    market_of,
+    quote_values,
+    reading_of,
+    reading_row,
+    round_values,
+    to_ms,
+    view_of,
+)
+from agent.view import MachineView, Picture
+from drivers.reading import MachineId
+
+BUSY_TIMEOUT_S = 5.0
+
+
+class StoreError(UsageError):
+    """The database cannot be used."""
+
+
+class Store:
+    """The agent's own connection. Not for use from two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+            self._db = Database(connection)
+            _refuse_newer(self._db, path)
+            self._db.enable_wal()
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            migrations.apply(self._db)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be opened as a hashcost database ({error})") from error
+        self._path = path
+        self._quote: tuple[int, tuple[object, ...]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; readers go on."""
+        self._db.close()
+
+    def save_machines(self, machines: Iterable[Machine], terms: Terms) -> None:
+        """Add machines to the inventory or bring their rows up to date."""
+        rows = [machine_row(machine, terms) for machine in machines]
+        with self._db.atomic():
+            self._db.conn.executemany(_upsert("machines", MACHINE_COLUMNS, "machine_id"), rows)
+
+    def load_machines(self) -> list[Machine]:
+        """The inventory, with baselines, as it was when the agent last stopped."""
+        baselines: dict[str, list[Baseline]] = {}
+        for row in self._db.query("select * from baselines"):
+            baselines.setdefault(row["machine_id"], []).append(baseline_of(row))
+        return [
+            machine_of(row, baselines.get(row["machine_id"], []))
+            for row in self._db.query("select * from machines")
+        ]
+
+    def save_baselines(self, machines: Iterable[Machine]) -> None:
+        """Write the settled baselines of machines, so that a restart need not learn them again."""
+        rows = [
+            baseline_row(machine, baseline) for machine in machines for baseline in machine.baselines.all()
+        ]
+        with self._db.atomic():
+            self._db.conn.executemany(_upsert("baselines", BASELINE_COLUMNS, "machine_id, power_mode"), rows)
+
+    def save_round(
+        self,
+        picture: Picture,
+        round_row: RoundRow,
+        fleet: Fleet,
+        polled: Iterable[MachineId],
+        *,
+        valid_s: float,
+    ) -> None:
+        """Write a whole poll round in one transaction: the readings of the machines that were polled, the latest
+        picture and the round itself. A reading may stand for `valid_s` seconds."""
+        valid_ms = round(valid_s * 1000)
+        with self._db.atomic():
+            quote_id = self._quote_id(picture.market, picture.terms)
+            self._db.conn.executemany(
+                _INSERT_READING,
+                [reading_row(fleet[machine_id], quote_id, valid_ms) for machine_id in polled],
+            )
+            self._db.conn.executemany(
+                _upsert("latest", LATEST_COLUMNS, "machine_id"),
+                [latest_row(view, fleet[view.machine_id].reading) for view in picture.views],
+            )
+            self._db.conn.execute(
+                "insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?)", round_values(round_row)
+            )
+
+    def _quote_id(self, market: Market, terms: Terms) -> int:
+        """The row of these prices and terms; a new one only when a number changed."""
+        values = quote_values(market, terms)
+        if self._quote is None or self._quote[1] != values:
+            cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *values))
+            assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
+            self._quote = cursor.lastrowid, values
+        return self._quote[0]
+
+    def save_events(self, events: Iterable[Event]) -> None:
+        """Append events."""
+        with self._db.atomic():
+            self._db.conn.executemany(
+                "insert into events (at_ms, kind, machine_id, detail) values (?, ?, ?, ?)",
+                [(to_ms(event.at), event.kind, event.machine_id, event.detail) for event in events],
+            )
+
+
+class Reader:
+    """A read-only connection: works while the agent writes, and while it is down."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise StoreError(f"{path}: no such database; start the agent with `hashcost run` or name another")
+        try:
+            self._db = Database(_connect_read_only(path))
+            _refuse_newer(self._db, path)
+            if migrations.pending(self._db):
+                raise StoreError(f"{path}: not a hashcost database of this version; start the agent once")
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: cannot be read as a hashcost database ({error})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def latest(self) -> list[MachineView]:
+        """The latest picture of every machine, in no order."""
+        return [view_of(row) for row in self._db.query(_SELECT_LATEST)]
+
+    def conditions(self) -> tuple[Market, Terms] | None:
+        """Prices and payout terms in force at the last round (of the terms: fee, reject and overhead)."""
+        for row in self._db.query("select * from quotes order by quote_id desc limit 1"):
+            return market_of(row), Terms(fee=row["fee"], reject=row["reject"], overhead=row["overhead"])
+        return None
+
+    def last_round_at(self) -> datetime | None:
+        """When the last poll round began; None before the first."""
+        for row in self._db.query("select max(began_ms) as began_ms from rounds"):
+            return None if row["began_ms"] is None else from_ms(row["began_ms"])
+        return None
+
+    def readings_span(self) -> tuple[datetime, datetime] | None:
+        """When the first and the last stored reading began."""
+        for row in self._db.query("select min(began_ms) as first, max(began_ms) as last from readings"):
+            return None if row["first"] is None else (from_ms(row["first"]), from_ms(row["last"]))
+        return None
+
+    def machines(self) -> list[MachineRow]:
+        """The inventory, by machine id."""
+        return [inventory_row(row) for row in self._db.query("select * from machines order by machine_id")]
+
+    def readings(self, start: datetime, end: datetime) -> Iterator[tuple[MachineId, list[ReadingRow]]]:
+        """Readings that say something about [start, end), machine by machine in order of id, oldest first."""
+        rows = self._db.query(_SELECT_READINGS, {"start_ms": to_ms(start), "end_ms": to_ms(end)})
+        for machine_id, group in groupby(rows, key=lambda row: row["machine_id"]):
+            yield MachineId(machine_id), [reading_of(row) for row in group]
+
+    def events(self, limit: int = 100) -> list[Event]:
+        """The last events, newest first."""
+        rows = self._db.query("select * from events order by event_id desc limit ?", [limit])
+        return [event_of(row) for row in rows]
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open without creating anything. A database that was closed cleanly in a directory that we may not write has no
+    shared-memory file for its log, and then only opens as the immutable file that it is."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+    try:
+        connection.execute("select 1 from sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    return connection
+
+
+def _refuse_newer(db: Database, path: Path) -> None:
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    unknown = [migration.name for migration in migrations.applied(db) if migration.name not in known]
+    if unknown:
+        raise StoreError(
+            f"{path}: written by a newer hashcost (it knows {', '.join(unknown)}); upgrade this one"
+        )
+
+
+def _upsert(table: str, columns: Sequence[str], key: str) -> str:
+    keys = {name.strip() for name in key.split(",")}
+    kept = {"first_seen_ms"}
+    updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in keys | kept)
+    return (
+        f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "  # noqa: S608 - names of ours
+        f"on conflict ({key}) do update set {updates}"
+    )
+
+
+_SELECT_LATEST = """
+    select latest.*, mac, host, port, make, model, firmware, machine_group
+    from latest join machines using (machine_id)
+"""
+_INSERT_READING = """
+    insert or ignore into readings (machine_id, began_ms, valid_ms, run_state, failure, implausible, hashrate_ths,
+    power_w, power_source, power_mode, chip_temp_c, quote_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_QUOTE = """
+    insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,
+    price_usd_per_kwh, price_source, fee, reject, overhead) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SELECT_READINGS = """
+    select machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source,
+           hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
+    from readings join quotes using (quote_id)
+    where began_ms < :end_ms and began_ms + valid_ms > :start_ms
+    order by machine_id, began_ms
+"""

@@ -1,0 +1,1 @@
+"""Power price: what a kilowatt-hour costs at this minute."""
