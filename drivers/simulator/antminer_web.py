@@ -140,7 +140,7 @@ _READS: dict[str, Callable[[SimulatedMachine, Said], Json]] = {
 # -- writes
 
 
-class _Unusable(Exception):
+class UnusableError(Exception):
     """A configuration that the machine does not take: an HTTP status, or a refusal with HTTP 200."""
 
     def __init__(self, message: str, status: int = 200) -> None:
@@ -149,15 +149,10 @@ class _Unusable(Exception):
 
 
 def _set_miner_conf(machine: SimulatedMachine, request: WebRequest) -> WebReply:
+    posted = _parsed(request.body)
     try:
-        posted = json.loads(request.body)
-        if not isinstance(posted, dict):
-            raise _Unusable("not an object", status=400)
         pools, mode = _posted_pools(machine, posted), _posted_mode(machine, posted)
-    except (ValueError, RecursionError):
-        machine.record("web:set_miner_conf", repr(request.body[:80]), "HTTP 400", writes=True)
-        return WebReply(status=400, body=b"Bad Request", content_type="text/html", writes=True)
-    except _Unusable as error:
+    except UnusableError as error:
         machine.record("web:set_miner_conf", _summary(posted), f"refused: {error}", writes=True)
         if error.status != 200:
             return WebReply(status=error.status, body=b"Bad Request", content_type="text/html", writes=True)
@@ -176,6 +171,15 @@ def _set_miner_conf(machine: SimulatedMachine, request: WebRequest) -> WebReply:
     return WebReply(body=body, writes=True)
 
 
+def _parsed(body: bytes) -> Json:
+    """The posted object; of anything else, nothing."""
+    try:
+        posted = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return posted if isinstance(posted, dict) else {}
+
+
 def _summary(posted: Json) -> str:
     keys = ("miner-mode", "bitmain-work-mode", "freq-level")
     shown = [f"{key}={posted[key]!r}" for key in keys if key in posted]
@@ -190,7 +194,7 @@ def _posted_pools(machine: SimulatedMachine, posted: Json) -> tuple[PoolSetting,
     if pools is None:
         return machine.pools
     if not isinstance(pools, list) or not all(isinstance(pool, dict) for pool in pools):
-        raise _Unusable("Invalid pool!")
+        raise UnusableError("Invalid pool!")
     return tuple(
         PoolSetting(
             url=str(pool.get("url", ""))[:256],
@@ -203,23 +207,25 @@ def _posted_pools(machine: SimulatedMachine, posted: Json) -> tuple[PoolSetting,
 
 def _posted_mode(machine: SimulatedMachine, posted: Json) -> int | None:
     """The mode that takes effect, or None where the post carries none that this firmware heeds."""
+    if not posted:
+        raise UnusableError("not an object", status=400)
     given = [posted.get("miner-mode"), posted.get("bitmain-work-mode")]
     if machine.has(Fault.WANTS_STRINGS) and any(isinstance(value, int) for value in given):
-        raise _Unusable("mode must be a string", status=400)
+        raise UnusableError("mode must be a string", status=400)
     heard = given[1] if machine.has(Fault.WORK_MODE_KEY) else given[0]
     if heard is None or (machine.has(Fault.BOTH_MODE_KEYS) and str(given[0]) != str(given[1])):
         return None
     mode = _as_mode(heard)
     if mode != SLEEP_MODE and _MODES.get(mode) not in machine.exemplar.modes:
-        raise _Unusable("Invalid mode!")
+        raise UnusableError("Invalid mode!")
     return mode
 
 
 def _as_mode(value: Any) -> int:
     try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise _Unusable("Invalid mode!") from error
+        return int(str(value))
+    except ValueError as error:
+        raise UnusableError("Invalid mode!") from error
 
 
 def _apply(

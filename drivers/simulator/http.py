@@ -107,16 +107,11 @@ class HttpConversation:
                 *reply.headers,
             ],
         )
-        wire = b"".join(
-            filter(
-                None,
-                (
-                    self._http.send(response),
-                    self._http.send(h11.Data(data=reply.body)) if head.method != b"HEAD" else b"",
-                    self._http.send(h11.EndOfMessage()) if head.method != b"HEAD" or not reply.body else b"",
-                ),
-            )
-        )
+        parts = [self._http.send(response)]
+        if head.method != b"HEAD":
+            parts.append(self._http.send(h11.Data(data=reply.body)))
+        parts.append(self._http.send(h11.EndOfMessage()))
+        wire = b"".join(part for part in parts if part)
         close = self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE
         self._dead = close
         self.link.answer(wire, writes=reply.writes, crashed=reply.crashed, close=close)

@@ -54,7 +54,8 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._machine: SimulatedMachine | None = None
         self._conversation: Conversation | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._late: list[asyncio.TimerHandle] = []
         self._received = 0
 
     # -- asyncio.Protocol
@@ -81,8 +82,8 @@ class Link(asyncio.Protocol):
         machine = self._machine
         if machine is None or self._conversation is None:
             return
-        if machine.has(Fault.HANGS):
-            self._cancel_timer()
+        if machine.has(Fault.HANGS) or machine.has(Fault.NO_ANSWER):
+            self._stop_idling()
             return
         self._received += len(data)
         if machine.offline or machine.has(Fault.RESETS) or self._received > INPUT_LIMIT_BYTES:
@@ -92,12 +93,14 @@ class Link(asyncio.Protocol):
         self._conversation.receive(data)
 
     def eof_received(self) -> bool:
-        """A client that half-closes still gets its answer."""
-        return True
+        """A client that half-closes still gets an answer that is due; otherwise the connection ends here too."""
+        return bool(self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything."""
-        self._cancel_timer()
+        self._stop_idling()
+        for timer in self._late:
+            timer.cancel()
         self._links.discard(self)
         if not self._links:
             self._links_gone.set()
@@ -115,13 +118,13 @@ class Link(asyncio.Protocol):
         if crashed:
             self.reset()
         elif writes and machine.has(Fault.APPLIES_SILENTLY):
-            self._cancel_timer()
+            self._stop_idling()
         elif writes and machine.has(Fault.SLOW_WRITE):
-            self._after(machine.number(Fault.SLOW_WRITE, "seconds"), lambda: self.send(wire, close=close))
+            self._send_late(machine.number(Fault.SLOW_WRITE, "seconds"), wire, close=close)
         elif not writes and machine.has(Fault.SLOW_ANSWER):
-            self._after(machine.number(Fault.SLOW_ANSWER, "seconds"), lambda: self.send(wire, close=close))
+            self._send_late(machine.number(Fault.SLOW_ANSWER, "seconds"), wire, close=close)
         elif not writes and machine.has(Fault.HALF_CLOSED):
-            self._cancel_timer()
+            self._stop_idling()
             self.send(wire[: int(len(wire) * machine.number(Fault.HALF_CLOSED, "share"))], close=False)
         else:
             self.send(wire, close=close)
@@ -132,12 +135,10 @@ class Link(asyncio.Protocol):
             return
         self._transport.write(wire)
         if close:
-            self._cancel_timer()
             self._transport.close()
 
     def reset(self) -> None:
         """Close with RST."""
-        self._cancel_timer()
         transport = self._transport
         if transport is None:
             return
@@ -148,21 +149,23 @@ class Link(asyncio.Protocol):
 
     # -- timers
 
+    def _send_late(self, seconds: float, wire: bytes, *, close: bool) -> None:
+        self._stop_idling()
+        loop = asyncio.get_running_loop()
+        self._late.append(loop.call_later(seconds, lambda: self.send(wire, close=close)))
+
     def _restart_idle_timer(self) -> None:
-        self._after(IDLE_S, self._idle)
+        self._stop_idling()
+        self._idle_timer = asyncio.get_running_loop().call_later(IDLE_S, self._idle)
 
     def _idle(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
-    def _after(self, seconds: float, do: Callable[[], None]) -> None:
-        self._cancel_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, do)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_idling(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
 
 _HTML = b"<!DOCTYPE html><html><head><title>Status</title></head><body><h1>It works!</h1></body></html>"
@@ -170,31 +173,38 @@ _HTML = b"<!DOCTYPE html><html><head><title>Status</title></head><body><h1>It wo
 
 def spoil(machine: SimulatedMachine, body: bytes) -> bytes:
     """The body of a read's answer as the machine's faults leave it."""
-    if not machine.faults:
-        return body
-    if machine.has(Fault.HTML):
-        return _HTML
-    if machine.has(Fault.GARBAGE):
-        return random.Random(machine.seed).randbytes(max(64, len(body)))
-    if machine.has(Fault.OVERSIZED):
-        return _inflated(body, int(machine.number(Fault.OVERSIZED, "size")))
-    if machine.has(Fault.CUT_JSON):
-        return body[: len(body) * 2 // 3]
-    if machine.has(Fault.MISSING_COMMAS):
-        return _without_commas(body)
-    if machine.has(Fault.NUL_BYTES):
-        middle = body.find(b",", len(body) // 2) + 1
-        return body[:middle] + b"\x00" + body[middle:] + b"\x00"
+    for fault in machine.faults:
+        spoiler = _SPOILERS.get(fault)
+        body = spoiler(machine, body) if spoiler else body
     return body
 
 
-def _without_commas(body: bytes) -> bytes:
+def _garbage(machine: SimulatedMachine, body: bytes) -> bytes:
+    return random.Random(machine.seed).randbytes(max(64, len(body)))
+
+
+def _with_nul_bytes(_: SimulatedMachine, body: bytes) -> bytes:
+    middle = body.find(b",", len(body) // 2) + 1
+    return body[:middle] + b"\x00" + body[middle:] + b"\x00"
+
+
+def _without_commas(_: SimulatedMachine, body: bytes) -> bytes:
     if b"},{" in body:
         return body.replace(b"},{", b"}{")
     middle = body.find(b',"', len(body) // 2)
     return body if middle < 0 else body[:middle] + body[middle + 1 :]
 
 
-def _inflated(body: bytes, size: int) -> bytes:
-    padding = max(0, size - len(body) - 12)
+def _inflated(machine: SimulatedMachine, body: bytes) -> bytes:
+    padding = max(0, int(machine.number(Fault.OVERSIZED, "size")) - len(body) - 12)
     return b'{"debug":"' + b"x" * padding + b'",' + body[1:]
+
+
+_SPOILERS: dict[Fault, Callable[[SimulatedMachine, bytes], bytes]] = {
+    Fault.HTML: lambda _, body: _HTML,
+    Fault.GARBAGE: _garbage,
+    Fault.OVERSIZED: _inflated,
+    Fault.CUT_JSON: lambda _, body: body[: len(body) * 2 // 3],
+    Fault.MISSING_COMMAS: _without_commas,
+    Fault.NUL_BYTES: _with_nul_bytes,
+}

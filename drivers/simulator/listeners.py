@@ -21,11 +21,13 @@ from drivers.simulator.machine import SimulatedMachine
 BACKLOG = 4096
 SPARE_FILES = 4096
 """Open files kept for connections and everything else."""
-FILTERED_ADDRESSES = 1000
+FILTERED_ADDRESSES = 400
 """More silent hosts than this do not fit into one socket filter; the rest hang instead."""
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _LOAD_DESTINATION = (0x20, 0, 0, (-0x100000 + 16) & 0xFFFFFFFF)
 _ACCEPT, _DROP = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
+
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - on the loopback device only
 
 Converse = Callable[[SimulatedMachine, int, Link], Conversation | None]
 
@@ -47,8 +49,11 @@ class _Ear:
 
     sock: socket.socket
     server: asyncio.Server | None = None
+    closed: bool = False
 
     def close(self) -> None:
+        """Stop listening; connections that were accepted live on."""
+        self.closed = True
         if self.server is not None:
             self.server.close()
         else:
@@ -56,10 +61,7 @@ class _Ear:
 
 
 class Listeners:
-    """Listening sockets and the connections they accepted: `async with Listeners(...)`.
-
-    `shared` is decided by the number of sockets needed.
-    """
+    """Listening sockets and the connections they accepted. `shared` is decided by the number of sockets needed."""
 
     def __init__(self, converse: Converse, sockets_needed: int, *, shared: bool | None = None) -> None:
         limit = raise_file_limit()
@@ -68,10 +70,11 @@ class Listeners:
         """Ports that this process may not bind."""
         self._converse = converse
         self._machines: dict[str, SimulatedMachine] = {}
-        self._ears: dict[tuple[str, int], _Ear] = {}
+        self._ears: dict[str, list[_Ear]] = {}
         self._unserved = asyncio.Queue[_Ear]()
         self._links: set[Link] = set()
         self._links_gone = asyncio.Event()
+        self._silent: list[str] = []
 
     def open(self, machines: Iterable[SimulatedMachine]) -> None:
         """Bind for all machines, or for none. Raises ListenError."""
@@ -105,24 +108,24 @@ class Listeners:
                 machine.address = address
                 self._machines[address] = machine
                 self._listen_for(machine)
-        self._refilter()
+        self._refilter(filter(None, placed.values()))
 
     def faults_changed(self, machines: Iterable[SimulatedMachine]) -> None:
         """Stop or resume listening, as the machines' faults have it."""
+        machines = tuple(machines)
         for machine in machines:
-            listening = any(host == machine.address for host, _ in self._ears)
             if machine.has(Fault.REFUSES):
                 self._close_at(machine.address)
-            elif not self.shared and not listening:
+            elif not self._ears.get(machine.address):
                 self._listen_for(machine)
-        self._refilter()
+        self._refilter(machines)
 
     # -- inside
 
     def _open(self, machines: tuple[SimulatedMachine, ...]) -> None:
         self._machines = {machine.address: machine for machine in machines}
         ports = {port for machine in machines for port in machine.ports}
-        host = "0.0.0.0" if self.shared else machines[0].address  # noqa: S104 - on the loopback device only
+        host = _EVERYWHERE if self.shared else machines[0].address
         self.closed_ports = frozenset(port for port in ports if not _may_bind(host, port, shared=self.shared))
         if self.shared:
             for port in sorted(ports - self.closed_ports):
@@ -130,7 +133,7 @@ class Listeners:
         else:
             for machine in machines:
                 self._listen_for(machine)
-        self._refilter()
+        self._refilter(machines)
 
     def _listen_for(self, machine: SimulatedMachine) -> None:
         if self.shared or machine.has(Fault.REFUSES):
@@ -141,42 +144,53 @@ class Listeners:
 
     def _listen(self, host: str, port: int) -> None:
         ear = _Ear(_bound(host, port, shared=self.shared))
-        self._ears[host, port] = ear
+        self._ears.setdefault(host, []).append(ear)
         self._unserved.put_nowait(ear)
 
     async def _serve(self, ear: _Ear) -> None:
-        if ear.sock.fileno() >= 0:
+        if not ear.closed:
             loop = asyncio.get_running_loop()
-            ear.server = await loop.create_server(self._link, sock=ear.sock, backlog=BACKLOG)
-            if ear not in self._ears.values():
-                ear.close()
+            ear.server = await loop.create_server(
+                self._link, sock=ear.sock, backlog=BACKLOG, start_serving=False
+            )
+            await ear.server.start_serving()
 
     def _link(self) -> Link:
         return Link(self.at, self._converse, self._links, self._links_gone)
 
     def _close_at(self, address: str) -> None:
-        for key in [key for key in self._ears if key[0] == address]:
-            self._ears.pop(key).close()
+        for ear in self._ears.pop(address, []):
+            ear.close()
 
     def _close_ears(self) -> None:
-        for ear in self._ears.values():
-            ear.close()
-        self._ears.clear()
+        for address in tuple(self._ears):
+            self._close_at(address)
 
     async def _close(self) -> None:
         self._close_ears()
+        self._machines = {}
+        await asyncio.sleep(0)  # connections accepted a moment ago find nobody, and are reset
         self._links_gone.clear()
         for link in tuple(self._links):
             link.reset()
         if self._links:
             await self._links_gone.wait()
 
-    def _refilter(self) -> None:
+    def _refilter(self, changed: Iterable[SimulatedMachine]) -> None:
         """Swallow connection attempts to the machines that are down, and to no others."""
+        if not self.shared:
+            for machine in changed:
+                silent = [machine.address] if machine.has(Fault.NO_ANSWER) else []
+                self._swallow_at(machine.address, silent)
+            return
         silent = [m.address for m in self._machines.values() if m.has(Fault.NO_ANSWER)][:FILTERED_ADDRESSES]
-        for (host, _), ear in self._ears.items():
-            here = silent if self.shared else [address for address in silent if address == host]
-            _swallow(ear.sock, here)
+        if silent != self._silent:
+            self._silent = silent
+            self._swallow_at(_EVERYWHERE, silent)
+
+    def _swallow_at(self, host: str, addresses: list[str]) -> None:
+        for ear in self._ears.get(host, []):
+            _swallow(ear.sock, addresses)
 
 
 def _bound(host: str, port: int, *, shared: bool) -> socket.socket:

@@ -73,7 +73,7 @@ _6060 = (WattsShown.PORT_6060,)
 _N, _L, _E, _H = PowerMode.NORMAL, PowerMode.LOW, PowerMode.HIGH_EFFICIENCY, PowerMode.HIGH
 
 
-def _antminer(
+def _antminer(  # noqa: PLR0917 - a row of a table
     name: str,
     hashrate_ths: float,
     power_w: float,
@@ -103,7 +103,7 @@ def _antminer(
     )
 
 
-def _whatsminer(
+def _whatsminer(  # noqa: PLR0917 - a row of a table
     name: str,
     version: str,
     family: Family,

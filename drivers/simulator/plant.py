@@ -152,9 +152,13 @@ class Plant:
     def adjust(self, at_s: float, seconds: float) -> None:
         """Go to what the present mode, limit and boards ask for, without a restart."""
         self.advance(at_s)
-        if not self.asleep and at_s >= self.offline_until_s:
+        if self.asleep or self._settled_s == math.inf:
+            return  # what was changed takes effect at the next start
+        if at_s < self._settled_s:
+            self._bend(at_s)
+        else:
             self._retarget(at_s, *self._targets(), seconds=seconds)
-            self._settled_s = max(self._settled_s, at_s + seconds)
+            self._settled_s = at_s + seconds
 
     def later(self, at_s: float, event: Event) -> None:
         """Have something happen by itself."""
@@ -214,6 +218,13 @@ class Plant:
         self._power = Ramp(before=before, after=power, start_s=begins_s, end_s=ends_s)
         self._heat(begins_s, power)
 
+    def _bend(self, at_s: float) -> None:
+        """Starting up: arrive at the new targets at the time it would have arrived at the old ones."""
+        hashrate, power = self._targets()
+        self._hash = _bent(self._hash, at_s, hashrate)
+        self._power = _bent(self._power, at_s, power)
+        self._heat(at_s, power)
+
     def _heat(self, begins_s: float, power: float) -> None:
         self._warmth = Warmth(
             before=self._warmth.at(self._booked_s),
@@ -236,3 +247,8 @@ class Plant:
 
     def _forget(self, *events: Event) -> None:
         self._pending = [entry for entry in self._pending if entry[1] not in events]
+
+
+def _bent(ramp: Ramp, at_s: float, after: float) -> Ramp:
+    start_s = max(at_s, ramp.start_s)
+    return Ramp(before=ramp.at(at_s), after=after, start_s=start_s, end_s=max(start_s, ramp.end_s))

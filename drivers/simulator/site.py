@@ -128,7 +128,8 @@ class Site:
 
     def clear_faults(self, address: str | None = None) -> None:
         """Repair one machine, or all of them."""
-        broken = [m for m in self._machines if m.faults and address in {None, m.address}]
+        machines = self._machines if address is None else (self._at(address),)
+        broken = [machine for machine in machines if machine.faults]
         for machine in broken:
             machine.clear_fault()
         self._listeners.faults_changed(broken)
@@ -182,19 +183,19 @@ def converse(machine: SimulatedMachine, port: int, link: Link) -> Conversation |
     """The protocol that a machine speaks on a port, if any."""
     if port not in machine.ports:
         return None
-    match port, machine.family:
-        case 80, _:
-            return HttpConversation(machine, link, antminer_web.respond)
-        case 6060, _:
-            return HttpConversation(machine, link, antminer_web.respond_6060)
-        case 4433, _:
-            return whatsminer_v3.FramedConversation(machine, link)
-        case _, Family.ANTMINER:
-            return RpcConversation(machine, link, antminer.answer)
-        case _, Family.WHATSMINER_V2:
-            return RpcConversation(machine, link, whatsminer_v2.answer)
-        case _:
-            return RpcConversation(machine, link, whatsminer_v3.answer_degraded)
+    if port in _WEB:
+        return HttpConversation(machine, link, _WEB[port])
+    if port == 4433:
+        return whatsminer_v3.FramedConversation(machine, link)
+    return RpcConversation(machine, link, _RPC[machine.family])
+
+
+_WEB = {80: antminer_web.respond, 6060: antminer_web.respond_6060}
+_RPC = {
+    Family.ANTMINER: antminer.answer,
+    Family.WHATSMINER_V2: whatsminer_v2.answer,
+    Family.WHATSMINER_V3: whatsminer_v3.answer_degraded,
+}
 
 
 # -- building
@@ -240,7 +241,7 @@ def _nature(model: Model, clock: SimClock, rng: random.Random) -> Nature:
     return Nature(
         hashrate_ths=model.hashrate_ths * hash_factor,
         power_w=model.power_w * hash_factor * _spread(rng, 0.018, 0.05),
-        sleep_power_w=model.sleep_power_w * _spread(rng, 0.1, 0.3),
+        sleep_power_w=max(15.0, min(70.0, model.sleep_power_w * _spread(rng, 0.1, 0.3))),
         boards=model.boards,
         swing=Swing(
             amplitude=leakage,

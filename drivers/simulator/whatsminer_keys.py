@@ -31,11 +31,11 @@ _BLOCK_BYTES = 16
 _SALT_LETTERS = string.ascii_letters + string.digits
 
 
-class NotBase64(ValueError):
+class NotBase64Error(ValueError):
     """The envelope does not decode."""
 
 
-class NotForUs(ValueError):
+class NotForUsError(ValueError):
     """It does not decrypt to JSON: another password, or another machine's salt."""
 
 
@@ -68,20 +68,20 @@ def valid(machine: SimulatedMachine, sign: object) -> bool:
 
 
 def open_envelope(machine: SimulatedMachine, data: object) -> Json:
-    """Decrypt the `data` of an encrypted command. Raises NotBase64 or NotForUs."""
+    """Decrypt the `data` of an encrypted command. Raises NotBase64Error or NotForUsError."""
     try:
         sealed = base64.b64decode(str(data), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise NotBase64 from error
+        raise NotBase64Error from error
     if not sealed or len(sealed) % _BLOCK_BYTES:
-        raise NotForUs
+        raise NotForUsError
     decryptor = _cipher(_key(machine)).decryptor()
     try:
         opened = json.loads((decryptor.update(sealed) + decryptor.finalize()).rstrip(b"\x00"))
     except (ValueError, RecursionError) as error:
-        raise NotForUs from error
+        raise NotForUsError from error
     if not isinstance(opened, dict):
-        raise NotForUs
+        raise NotForUsError
     return opened
 
 

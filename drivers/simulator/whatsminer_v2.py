@@ -347,9 +347,9 @@ _INFO: dict[str, Callable[[SimulatedMachine, Said], Json]] = {
 def _answer_encrypted(machine: SimulatedMachine, data: object) -> Reply:
     try:
         opened = keys.open_envelope(machine, data)
-    except keys.NotBase64:
+    except keys.NotBase64Error:
         return _refusal(machine, "v2:?", BAD_BASE64, "base64 decode error")
-    except keys.NotForUs:
+    except keys.NotForUsError:
         return _refusal(machine, "v2:?", BAD_JSON, "enc json load err")
     command = str(opened.get("cmd", opened.get("command", "")))[:60]
     kind = f"v2:{command}"
@@ -395,14 +395,14 @@ Make = Callable[[SimulatedMachine, Json], Apply]
 
 
 def _fraction(machine: SimulatedMachine, parameters: Json, seconds: float) -> Apply:
-    percent = int(parameters["percent"])
+    percent = int(str(parameters["percent"]))
     if not 0 <= percent <= 100:
         raise ValueError(percent)
     return lambda at_s: machine.set_power_fraction(at_s, percent / 100, seconds=seconds)
 
 
 def _power_limit(machine: SimulatedMachine, parameters: Json) -> Apply:
-    watts = int(parameters["power_limit"])
+    watts = int(str(parameters["power_limit"]))
     if not 0 <= watts <= 99_999:
         raise ValueError(watts)
     fraction = limit_fraction(machine, watts)

@@ -252,39 +252,42 @@ def salt(machine: SimulatedMachine) -> str:
     return base64.b64encode(digest, altchars=b"xy").decode()[:8]
 
 
-def _token(machine: SimulatedMachine, command: str, at: object) -> str:
+def _token(machine: SimulatedMachine, command: str, at: int) -> str:
     text = f"{command}{machine.password(FACTORY_PASSWORD)}{salt(machine)}{at}"
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()[:8]
 
 
 def _write(machine: SimulatedMachine, command: str, request: Json) -> Reply:
     kind, summary = f"v3:{command}", str(request.get("param"))
-    token, at = request.get("token"), request.get("ts")
-    expected = _token(machine, command, at)
-    known = isinstance(at, int) and request.get("account") == ACCOUNT and isinstance(token, str)
-    if not known or not hmac.compare_digest(expected.encode(), str(token).encode()):
-        return _refusal(machine, kind, summary, DENIED, "permission denied", command)
-    if machine.has(Fault.WRITES_CLOSED):
-        return _refusal(machine, kind, summary, DENIED, "permission denied", command)
     make = _WRITES.get(command)
-    if make is None:
-        return _refusal(machine, kind, summary, INVALID_COMMAND, "invalid command", command)
-    try:
-        apply = make(machine, request.get("param"))
-    except (ValueError, TypeError, KeyError):
-        return _refusal(machine, kind, summary, FAILED, "invalid param", command)
-    match machine.change(kind, summary, apply):
-        case WriteOutcome.CRASHED:
-            return Reply(body=b"", writes=True, crashed=True)
-        case WriteOutcome.REFUSED:
-            return Reply(body=_packet(machine, FAILED, "command error", command), writes=True)
-        case _:
-            return Reply(body=_packet(machine, OK, "ok", command), writes=True)
+    code, text = OK, "ok"
+    apply: Apply | None = None
+    if not _permitted(machine, command, request):
+        code, text = DENIED, "permission denied"
+    elif make is None:
+        code, text = INVALID_COMMAND, "invalid command"
+    else:
+        try:
+            apply = make(machine, request.get("param"))
+        except (ValueError, TypeError, KeyError):
+            code, text = FAILED, "invalid param"
+    if apply is None:
+        machine.record(kind, summary, f"code {code}", writes=True)
+        return Reply(body=_packet(machine, code, text, command), writes=True)
+    outcome = machine.change(kind, summary, apply)
+    if outcome is WriteOutcome.REFUSED:
+        code, text = FAILED, "command error"
+    body = _packet(machine, code, text, command)
+    return Reply(body=body, writes=True, crashed=outcome is WriteOutcome.CRASHED)
 
 
-def _refusal(machine: SimulatedMachine, kind: str, summary: str, code: int, text: str, command: str) -> Reply:
-    machine.record(kind, summary, f"code {code}", writes=True)
-    return Reply(body=_packet(machine, code, text, command), writes=True)
+def _permitted(machine: SimulatedMachine, command: str, request: Json) -> bool:
+    token, at = request.get("token"), request.get("ts")
+    if not isinstance(at, int) or not isinstance(token, str) or request.get("account") != ACCOUNT:
+        return False
+    expected = _token(machine, command, at)
+    right = hmac.compare_digest(expected.encode(), token.encode())
+    return right and not machine.has(Fault.WRITES_CLOSED)
 
 
 Apply = Callable[[float], None]
