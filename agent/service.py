@@ -89,7 +89,7 @@ class Agent:
             await self._in_writer(self._store.save_baselines, list(self.fleet))
         finally:
             await self._in_writer(self._store.close)
-            self._writer.shutdown()
+            self._writer.shutdown(wait=False)  # idle by now
 
     async def run(self) -> None:
         """Scan and poll until cancelled."""

@@ -1,0 +1,23 @@
+"""What every test lives under: loopback only, and no event loop that is blocked by accident."""
+
+import ipaddress
+import sys
+from typing import Any
+
+_FAMILIES_WITHOUT_ADDRESS = str | bytes  # Unix sockets
+
+
+def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse any connection that leaves the machine, whoever tries it."""
+    if event not in {"socket.connect", "socket.sendto"} or isinstance(
+        arguments[1], _FAMILIES_WITHOUT_ADDRESS
+    ):
+        return
+    host = str(arguments[1][0])
+    if host == "localhost":
+        return
+    if not ipaddress.ip_address(host).is_loopback:
+        raise RuntimeError(f"a test tried to reach {host}: tests stay on loopback")
+
+
+sys.addaudithook(_loopback_only)

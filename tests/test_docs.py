@@ -1,0 +1,80 @@
+"""The reference names everything that exists."""
+
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from agent.cli import cli
+from agent.config import Config, CredentialSection
+from agent.export import COLUMNS
+from agent.policy import Action, Reason
+from drivers import driver
+from tui.app import FleetApp
+
+REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+
+
+def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
+
+
+def config_keys() -> list[str]:
+    keys = [f"credentials.FAMILY.{key}" for key in CredentialSection.model_fields]
+    for section, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += [f"{section}.{key}" for key in field.annotation.model_fields]
+    return keys
+
+
+def failure_kinds() -> set[str]:
+    kinds = {value.kind for value in vars(driver).values() if isinstance(value, type) and hasattr(value, "kind")}
+    return kinds - {driver.DriverError.kind}
+
+
+@pytest.mark.parametrize("name", commands(cli))
+def test_command_is_documented(name):
+    assert f"`hashcost {name}" in REFERENCE
+
+
+@pytest.mark.parametrize(
+    "option",
+    sorted(
+        {
+            option
+            for command in commands(cli).values()
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+            for option in parameter.opts
+        }
+    ),
+)
+def test_option_is_documented(option):
+    assert f"`{option}`" in REFERENCE or f"`{option} " in REFERENCE
+
+
+@pytest.mark.parametrize("key", config_keys())
+def test_config_key_is_documented(key):
+    assert f"| `{key}` |" in REFERENCE
+
+
+@pytest.mark.parametrize("code", [*Action, *Reason, *sorted(failure_kinds())])
+def test_code_is_documented(code):
+    assert f"| `{code}` |" in REFERENCE
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_column_is_documented(column):
+    assert f"`{column}`" in REFERENCE
+
+
+@pytest.mark.parametrize("key", [binding.key for binding in FleetApp.BINDINGS])
+def test_key_binding_is_documented(key):
+    assert f"`{key}`" in REFERENCE
