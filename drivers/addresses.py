@@ -52,6 +52,15 @@ def parse_targets(expressions: Sequence[str], *, limit: int = MAX_ADDRESSES) -> 
     return list(found)
 
 
+def is_ipv4(host: str) -> bool:
+    """Whether a host is an address and not a name."""
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _expression(expression: str, limit: int, *, depth: int) -> Iterator[Address]:
     stripped = expression.strip()
     if stripped.startswith("@"):

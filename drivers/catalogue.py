@@ -1,7 +1,6 @@
 """Nameplate hashrate, watts and efficiency by model, whatever spelling of the model a machine uses."""
 
 import csv
-import functools
 import re
 import statistics
 from dataclasses import dataclass, replace
@@ -9,6 +8,8 @@ from importlib.resources import files
 
 _ERROR_BY_CONFIDENCE = {"A": 0.10, "B": 0.15, "C": 0.20}
 _GUESSED_VARIANT_ERROR = 0.15
+MAX_OF_NAMEPLATE = 1.6
+"""More than this share of the nameplate is a unit bug, not overclocking."""
 _MAKE = re.compile(r"^(BITMAIN|ANTMINER|WHATSMINER|MICROBT)")
 _WHATSMINER = re.compile(r"^(M\d+[A-Z]*?\+{0,2})(V[A-Z]?\d*)?$")
 _TERAHASH = re.compile(r"\d+(\.\d+)?TH?$")
@@ -33,7 +34,7 @@ def nameplate(model: str, expected_hashrate_ths: float | None = None) -> Namepla
     `expected_hashrate_ths` if the machine says what it should do, else the middle one with a wider error.
     """
     key = spelling(model)
-    variants = _by_spelling().get(key) or _by_spelling().get(_TERAHASH.sub("", key), [])
+    variants = _BY_SPELLING.get(key) or _BY_SPELLING.get(_TERAHASH.sub("", key), [])
     exact = [each for each in variants if spelling(each.model) == key]
     candidates = exact or variants
     if not candidates:
@@ -60,7 +61,6 @@ def spelling(model: str) -> str:
     return whatsminer[1] if whatsminer else key
 
 
-@functools.cache
 def _by_spelling() -> dict[str, list[Nameplate]]:
     """All nameplates under their spelling, and under that without the terahashes."""
     found: dict[str, list[Nameplate]] = {}
@@ -85,3 +85,6 @@ def _load() -> list[Nameplate]:
         )
         for row in csv.DictReader(lines)
     ]
+
+
+_BY_SPELLING = _by_spelling()

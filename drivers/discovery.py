@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from drivers.addresses import AddressError, parse_targets
+from drivers.addresses import AddressError, is_ipv4, parse_targets
 from drivers.driver import DriverError, OutOfSockets, ReadOptions, Unreachable
 from drivers.inventory import Finding, FindingKind, KnownMachine, reconcile
 from drivers.reading import Address, Identity
@@ -181,7 +181,7 @@ def _one_error() -> Iterator[None]:
 
 async def _resolved(address: Address) -> Address:
     """The address with an IPv4 number for a name. Raises `DriverError` if nobody knows the name."""
-    if address.host.replace(".", "").isdigit():
+    if is_ipv4(address.host):
         return address
     try:
         found = await asyncio.get_running_loop().getaddrinfo(address.host, None, family=socket.AF_INET)

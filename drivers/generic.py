@@ -20,6 +20,7 @@ from drivers.driver import (
     OutOfSockets,
     ReadOptions,
     Unsupported,
+    WrongMachine,
 )
 from drivers.plausibility import judged
 from drivers.power import power_truth
@@ -96,12 +97,18 @@ class Generic:
 
     async def _read_slow(self) -> None:
         """Who it is, and its pools; pyasic gives up on all data for one pool address that it does not know."""
-        found = await who(self._miner, self._identity, self._address)
-        check_identity(self._address, self._identity, mac=found.mac, serial=found.serial)
+        self._notes = ()
+        try:
+            found = await who(self._miner, self._identity, self._address)
+            check_identity(self._address, self._identity, mac=found.mac, serial=found.serial)
+        except (OutOfSockets, WrongMachine):
+            raise
+        except DriverError as error:
+            self._notes = (f"identity not confirmed: {error.kind} ({error.detail})",)
         with overheard() as heard:
             said = await _get_data(self._miner, ["pools"], heard)
         self._pools = tuple(_pool(pool) for pool in said.pools if pool.url is not None)
-        self._notes = tuple(f"pools: {error}" for error in heard[:1])
+        self._notes += tuple(f"pools unknown: {error}" for error in heard[:1])
 
     def _reading(self, said: Any, hashrate_ths: float, began_at: datetime) -> Reading:
         expected_ths = _ths(said.expected_hashrate)

@@ -5,7 +5,7 @@ Whatsminer V3 is asked first, because such machines still answer a degraded V2. 
 by their drivers; for everything else pyasic's own classes are asked.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from drivers import _pyasic, antminer, generic, whatsminer
 from drivers.driver import DriverError, Malformed, OutOfSockets, ReadOptions, Unsupported
@@ -24,29 +24,30 @@ async def identify(address: Address, open_ports: Collection[int], options: ReadO
     An address with a port of its own has just that one open, and may speak any of the protocols there.
     """
     forwarded = address.port is not None
-    failures: list[DriverError] = []
+    failures: dict[int, DriverError] = {}
     if forwarded or WHATSMINER_V3_PORT in open_ports:
         try:
             return await whatsminer.identify_v3(address, options)
         except DriverError as error:
-            failures.append(error)
+            failures[WHATSMINER_V3_PORT] = error
     if forwarded or CGMINER_PORT in open_ports:
         try:
             return await _by_rpc(address, open_ports, options)
         except DriverError as error:
-            failures.append(error)
+            failures[CGMINER_PORT] = error
     if not forwarded and WEB_PORT in open_ports:
         try:
             return await _by_web(address, options)
         except DriverError as error:
-            failures.append(error)
+            failures[WEB_PORT] = error
     raise _telling(failures) or Unsupported(address, "no port of a miner is open")
 
 
-def _telling(failures: list[DriverError]) -> DriverError | None:
-    """The failure that says most: of the protocol that this machine most likely speaks."""
-    exhausted = [failure for failure in failures if isinstance(failure, OutOfSockets)]
-    return next(iter(exhausted or failures[::-1]), None) if len(failures) != 3 else failures[1]
+def _telling(failures: Mapping[int, DriverError]) -> DriverError | None:
+    """The failure that says most: this host's own limits, then the port that most machines speak on."""
+    exhausted = [failure for failure in failures.values() if isinstance(failure, OutOfSockets)]
+    by_port = [failures[port] for port in (CGMINER_PORT, WHATSMINER_V3_PORT, WEB_PORT) if port in failures]
+    return next(iter(exhausted or by_port), None)
 
 
 async def _by_rpc(address: Address, open_ports: Collection[int], options: ReadOptions) -> Identity:

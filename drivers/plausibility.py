@@ -4,11 +4,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from drivers.catalogue import Nameplate
+from drivers.catalogue import MAX_OF_NAMEPLATE, Nameplate
 from drivers.reading import PowerSource, Reading, RunState
 
-MAX_OF_NAMEPLATE = 1.6
-"""More than this share of the nameplate (or of what the machine expects) is a unit bug, not overclocking."""
 MIN_POWER_OF_NAMEPLATE = 0.2
 FULL_RATE = 0.8
 MAX_HASHRATE_THS = 2_000.0

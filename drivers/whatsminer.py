@@ -18,11 +18,13 @@ from drivers.driver import (
     Incomplete,
     OutOfSockets,
     ReadOptions,
+    Refused,
 )
 from drivers.plausibility import judged
 from drivers.power import power_truth
 from drivers.reading import Address, Family, Identity, Pool, PowerMode, Reading
 from drivers.reads import Due, check_identity, deadline, endpoint, run_state
+from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, Answer
 
 RAMP_S = 720.0
@@ -143,10 +145,15 @@ class WhatsminerV2(_Whatsminer):
         asleep = answers.v2_told_to_sleep(status)
         devs = {} if asleep else await self._rpc.devs()
         live = answers.v2_live(status, summary, devs)
-        if live.mac is None and not asleep:
-            who = await _v2_who(self._rpc, summary)
-            live = replace(live, mac=who.mac, serial=who.serial)
+        if live.mac is None:
+            live = replace(live, mac=await self._asked_mac())
+        if live.hashrate_ths is None and not asleep:
+            await refuse_stranger(self._identity, self._address, self._options)
         return self._measured(live, answers.refusal(summary))
+
+    async def _asked_mac(self) -> str | None:
+        """The MAC of a machine whose `summary` has none: one with V3 that answers V2 here, or one asleep."""
+        return answers.v2_who({}, {}, await self._rpc.get_miner_info(), {}).mac
 
     async def _read_slow(self) -> _Slow:
         found: dict[str, Answer] = {}
@@ -175,14 +182,19 @@ class WhatsminerV3(_Whatsminer):
         return await identify_v3(self._address, self._options)
 
     async def _read_live(self) -> answers.Live:
-        device = self._required(await self._rpc.get_device_info())
+        device = _v3_required(self._address, await self._device_info())
         status = await self._rpc.get_miner_status_summary()
         edevs = await self._rpc.get_miner_status_edevs()
         live = answers.v3_live(device, answers.v3_message(status) or {}, answers.v3_message(edevs) or {})
         return self._measured(live, None if answers.v3_message(status) else str(status.get("msg")))
 
-    def _required(self, answer: Answer) -> Mapping[str, Any]:
-        return _v3_required(self._address, answer)
+    async def _device_info(self) -> Answer:
+        try:
+            answer: Answer = await self._rpc.get_device_info()
+        except Refused:
+            await refuse_stranger(self._identity, self._address, self._options)
+            raise
+        return answer
 
     async def _read_slow(self) -> _Slow:
         notes: list[str] = []

@@ -76,7 +76,7 @@ def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
         power_w=positive(total.get("Power")) or positive(total.get("Power_RT")),
         power_mode=power_mode(total.get("Power Mode")),
         told_to_sleep=stopped,
-        tuning=any(number(row.get("Upfreq Complete")) == 0 for row in boards),
+        tuning=any(number(row.get("Upfreq Complete")) == 0 for row in boards if _v2_alive(row)),
         uptime_s=whole(total.get("Elapsed")),
         boards=tuple(_v2_board(row) for row in boards),
         fans_rpm=_fans(total, "Fan Speed In", "Fan Speed Out"),
@@ -112,17 +112,19 @@ def v2_told_to_sleep(status: Answer) -> bool | None:
 
 def _v2_board(row: Mapping[str, Any]) -> Board:
     slot = whole(row.get("ASC"))
-    chips = whole(row.get("Effective Chips"))
-    status = text(row.get("Status"))
-    alive = (status == "Alive" and chips != 0) if status else None
     return Board(
         slot=slot if slot is not None else whole(row.get("Slot")) or 0,
-        alive=alive,
+        alive=_v2_alive(row),
         hashrate_ths=_v2_rate(row),
         chip_temp_c=_warm(row.get("Chip Temp Max"), row.get("Chip Temp Avg")),
         board_temp_c=_warm(row.get("Temperature")),
-        chips=chips,
+        chips=whole(row.get("Effective Chips")),
     )
+
+
+def _v2_alive(row: Mapping[str, Any]) -> bool | None:
+    status = text(row.get("Status"))
+    return (status == "Alive" and whole(row.get("Effective Chips")) != 0) if status else None
 
 
 def _warm(*values: Any) -> float | None:
