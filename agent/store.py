@@ -100,11 +100,16 @@ class Store:
         ]
 
     def save_baselines(self, machines: Iterable[Machine]) -> None:
-        """Write the settled baselines of machines, so that a restart need not learn them again."""
+        """Write the settled baselines of machines, so that a restart need not learn them again. What a machine no
+        longer has is removed: it was measured under conditions that are gone."""
+        machines = list(machines)
         rows = [
             baseline_row(machine, baseline) for machine in machines for baseline in machine.baselines.all()
         ]
         with self._db.atomic():
+            self._db.conn.executemany(
+                "delete from baselines where machine_id = ?", [(machine.machine_id,) for machine in machines]
+            )
             self._db.conn.executemany(_upsert("baselines", BASELINE_COLUMNS, "machine_id, power_mode"), rows)
 
     def save_round(
