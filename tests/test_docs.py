@@ -35,7 +35,9 @@ def config_keys() -> list[str]:
 
 
 def failure_kinds() -> set[str]:
-    kinds = {value.kind for value in vars(driver).values() if isinstance(value, type) and hasattr(value, "kind")}
+    kinds = {
+        value.kind for value in vars(driver).values() if isinstance(value, type) and hasattr(value, "kind")
+    }
     return kinds - {driver.DriverError.kind}
 
 

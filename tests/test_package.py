@@ -52,13 +52,15 @@ def test_lock_files_have_hashes_and_name_no_index(name):
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "://" not in text
     assert "index-url" not in text
-    requirements = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", text, flags=re.M | re.S | re.I)
+    requirements = re.findall(
+        r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", text, flags=re.MULTILINE | re.DOTALL | re.IGNORECASE
+    )
     assert requirements
     assert all("--hash=sha256:" in requirement for requirement in requirements)
 
 
 def test_every_dependency_says_why_it_is_there():
     text = (ROOT / "pyproject.toml").read_text()
-    listed = re.findall(r'^  "[A-Za-z0-9_-]+[><=].*$', text, flags=re.M)
+    listed = re.findall(r'^  "[A-Za-z0-9_-]+[><=].*$', text, flags=re.MULTILINE)
     assert len(listed) > 20
     assert [line for line in listed if not re.search(r"# .{10}", line)] == []
