@@ -66,8 +66,11 @@ class SlowFacts:
         self._notes["mode"] = "mode unknown: the machine was too slow to be asked"
 
     async def refresh(self, *, hashing: bool) -> None:
-        """Ask what is due. The mode of a machine that does not hash is asked every time (only that tells
-        asleep from broken), and once more when it hashes again. Raises `WrongMachine` and `OutOfSockets`; other failures become notes."""
+        """Ask what is due.
+
+        The mode of a machine that does not hash is asked every time (only that tells asleep from broken), and
+        once more when it hashes again. Raises `WrongMachine` and `OutOfSockets`; other failures become notes.
+        """
         if not self._due.now():
             if not hashing or self.mode.told_to_sleep:
                 await self._read_mode()

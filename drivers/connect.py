@@ -13,7 +13,8 @@ def connect(identity: Identity, address: Address, *, options: ReadOptions) -> Dr
 
     `address.host` is an IPv4 address (names are looked up by a scan); `address.port`, if set, is where its API
     was forwarded to, and the only port that is spoken to. One driver is for one machine and one read at a
-    time; it remembers between reads what is slow to read. Raises `Unsupported` if this version cannot read such a machine.
+    time; it remembers between reads what is slow to read. Raises `Unsupported` if this version cannot read
+    such a machine.
     """
     if not is_ipv4(address.host):
         raise Unsupported(address, "not an IPv4 address; a scan looks names up")

@@ -5,6 +5,7 @@ What the finds mean for an inventory is compared by `reconcile` (drivers/invento
 
 import asyncio
 import contextlib
+import importlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -131,9 +132,9 @@ class _Scan:
                 await self.answering.put((index, target, ports))
 
     async def ask(self) -> None:
-        """Identify what answers until nothing more comes."""
-        from drivers.identify import identify  # noqa: PLC0415 - brings in pyasic, 70 MB that parsing must not cost
-
+        """Identify what answers until nothing more comes. Brings in pyasic, which parsing addresses must not
+        cost (70 MB), and which takes a second that the loop must not wait."""
+        identify = (await asyncio.to_thread(importlib.import_module, "drivers.identify")).identify
         while (item := await self.answering.get()) is not None:
             index, address, ports = item
             try:

@@ -4,7 +4,7 @@ from drivers._pyasic import KINDS, kind_by_rpc
 from drivers.driver import DriverError, OutOfSockets, ReadOptions, WrongMachine
 from drivers.reading import Address, Family, Identity
 from drivers.reads import check_identity, endpoint
-from drivers.transport import CGMINER_PORT, ask_cgminer
+from drivers.transport import CGMINER_PORT, Endpoint, ask_cgminer
 from drivers.values import mac, mapping
 
 _SHARE = 0.3
@@ -23,12 +23,16 @@ async def refuse_stranger(known: Identity, address: Address, options: ReadOption
     port = endpoint(address, address.port or CGMINER_PORT, options, share=_SHARE)
     try:
         kind = kind_by_rpc(await ask_cgminer(port, {"command": "version"}))
-        if kind not in (None, _KINDS[known.family]):
-            raise WrongMachine(address, f"a machine of another make ({kind.name}) answers; scan again")
-        if kind is KINDS.WHATSMINER:
-            answer = await ask_cgminer(port, {"command": "get_miner_info"})
-            check_identity(address, known, mac=mac(mapping(answer.get("Msg")).get("mac")), serial=None)
-    except (OutOfSockets, WrongMachine):
+        asked_mac = await _whatsminer_mac(port) if kind is KINDS.WHATSMINER else None
+    except OutOfSockets:
         raise
     except DriverError:
         return
+    if kind not in (None, _KINDS[known.family]):
+        raise WrongMachine(address, f"a machine of another make ({kind.name}) answers; scan again")
+    check_identity(address, known, mac=asked_mac, serial=None)
+
+
+async def _whatsminer_mac(port: Endpoint) -> str | None:
+    answer = await ask_cgminer(port, {"command": "get_miner_info"})
+    return mac(mapping(answer.get("Msg")).get("mac"))

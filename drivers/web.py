@@ -80,7 +80,9 @@ async def fetch(
     try:
         async with (
             asyncio.timeout(endpoint.call_s),
-            httpx.AsyncClient(transport=BoundedTransport(endpoint.max_bytes), timeout=timeout) as client,
+            httpx.AsyncClient(
+                transport=BoundedTransport(endpoint.max_bytes), timeout=timeout, trust_env=False
+            ) as client,
         ):
             url = f"http://{endpoint.host}:{endpoint.port}{path}"
             response = await client.get(url, auth=auth, follow_redirects=follow_redirects)
