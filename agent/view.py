@@ -163,11 +163,11 @@ def totals(views: Iterable[MachineView]) -> SiteTotals:
         hashrate_phs=_sum(view.hashrate_ths for view in usable) / 1000,
         margin_usd_per_day=_sum(v.margin_usd_per_day for v in usable if v.run_state is RunState.MINING),
         under_breakeven=len(under),
-        lost_usd_per_day=-_sum(view.margin_usd_per_day for view in under),
+        lost_usd_per_day=0.0 - _sum(view.margin_usd_per_day for view in under),
         to_curtail=len(curtail),
         to_curtail_kw=_sum(view.power_w for view in curtail) / 1000,
         to_curtail_marginal_kw=_sum(view.power_w for view in curtail if view.marginal) / 1000,
-        avoidable_usd_per_day=-_sum(view.decision_margin_usd_per_day for view in curtail),
+        avoidable_usd_per_day=0.0 - _sum(view.decision_margin_usd_per_day for view in curtail),
     )
 
 
