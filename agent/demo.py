@@ -33,7 +33,6 @@ ONCE_ROUNDS = 3
 SHORTEST_INTERVAL_S = 2.0
 INTERVAL_S_PER_MACHINE = 0.01
 FAULT_SHARE = 0.2
-LINES_AROUND_TABLE = 8
 PLAIN_WIDTH = 200
 
 
@@ -80,7 +79,8 @@ async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> 
         try:
             async with Agent(demo_config(options, site), database, clock=site.clock) as agent:
                 with scan_progress(hidden=options.as_json) as progress:
-                    await agent.scan(progress)
+                    changes = await agent.scan(progress)
+                notes += [f"{event.kind}: {event.detail}" for event in changes.doubts]
                 if options.once:
                     _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
                 else:
@@ -116,22 +116,24 @@ async def _follow(agent: Agent, options: DemoOptions, notes: Sequence[str]) -> N
 
     def redraw(picture: Picture) -> None:
         last[:] = [picture]
-        rows = max(1, console.size.height - LINES_AROUND_TABLE - len(notes))
-        live.update(draw(picture, notes=notes, rows=rows), refresh=True)
+        width, height = console.size
+        around = console.render_lines(draw(picture, notes=notes, rows=0, width=width))
+        rows = max(1, height - len(around))
+        live.update(draw(picture, notes=notes, rows=rows, width=width), refresh=True)
 
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             await agent.poll_forever(redraw)
     finally:
         for picture in last:
-            console.print(draw(picture, notes=notes))
+            console.print(draw(picture, notes=notes, width=console.width))
 
 
 def _printer(options: DemoOptions, notes: Sequence[str]) -> Callable[[Picture], None]:
     if options.as_json:
         return lambda picture: _print_json(as_data(picture, left_out=notes))
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    return lambda picture: console.print(draw(picture, notes=notes))
+    return lambda picture: console.print(draw(picture, notes=notes, width=console.width))
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -14,10 +14,20 @@ from drivers.reading import Address, MachineId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a scan did to the fleet. Drivers of `reconnect` speak to an address or firmware that is no longer so."""
+    """What a scan found and did to the fleet. Drivers of `reconnect` speak to an address or firmware that is no
+    longer so; `doubts` are the events that a person should know of."""
 
+    result: ScanResult
     reconnect: Sequence[MachineId]
     events: Sequence[Event]
+
+    @property
+    def doubts(self) -> list[Event]:
+        """What could not be identified, told apart or trusted."""
+        return [event for event in self.events if event.kind not in _NO_DOUBT]
+
+
+_NO_DOUBT = {f"machine_{kind.value}" for kind in (FindingKind.NEW, FindingKind.SAME, FindingKind.MOVED)}
 
 
 class Inventory:
@@ -47,7 +57,7 @@ class Inventory:
                 reconnect.append(finding.machine_id)
             if finding.kind is not FindingKind.SAME:
                 events.append(self._event(finding))
-        return Changes(reconnect=reconnect, events=events)
+        return Changes(result=result, reconnect=reconnect, events=events)
 
     def _apply(self, finding: Finding) -> bool:
         """Add or update the machine of a finding; whether its driver must be made anew."""

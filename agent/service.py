@@ -16,7 +16,7 @@ from typing import ParamSpec, Self, TypeVar
 from agent.clock import Clock
 from agent.config import Config
 from agent.fleet import Failure, Fleet
-from agent.inventory import Inventory
+from agent.inventory import Changes, Inventory
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.options import read_options
@@ -27,7 +27,7 @@ from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
-from drivers.discovery import ScanProgress, ScanResult, scan
+from drivers.discovery import ScanProgress, scan
 from drivers.driver import Driver, WrongMachine
 from drivers.reading import MachineId
 
@@ -97,7 +97,7 @@ class Agent:
             group.create_task(supervise("scan", self._scan_loop))
             group.create_task(supervise("poll", self.poll_forever))
 
-    async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> ScanResult:
+    async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> Changes:
         """Look at every configured address once and bring the inventory up to date."""
         addresses = parse_targets(self.config.scan.addresses)
         result = await scan(addresses, options=self._read_options, progress=progress)
@@ -112,7 +112,7 @@ class Agent:
             "event=scanned addresses=%d machines=%d failed=%d",
             len(addresses), len(result.found), len(result.failures),
         )  # fmt: skip
-        return result
+        return changes
 
     async def poll_once(self) -> Picture:
         """One round: read every machine that is due, appraise all of them, store it, show it."""

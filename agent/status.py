@@ -33,7 +33,7 @@ def print_status(database: Path, *, as_json: bool) -> None:
     if age > STALE_AFTER:
         notes.append("STALE: the agent has not polled since; is it running?")
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    console.print(draw(picture, notes=notes))
+    console.print(draw(picture, notes=notes, width=console.width))
 
 
 def _in_words(age: timedelta) -> str:

@@ -79,13 +79,16 @@ def view_as_data(view: MachineView) -> dict[str, Any]:
     }
 
 
-def draw(picture: Picture, *, notes: Sequence[str] = (), rows: int | None = None) -> RenderableType:
-    """The whole picture for a terminal; `rows` limits the table to the worst machines and says how many are left."""
+def draw(
+    picture: Picture, *, notes: Sequence[str] = (), rows: int | None = None, width: int | None = None
+) -> RenderableType:
+    """The whole picture for a terminal of `width` columns; `rows` limits the table to the worst machines and says how
+    many are left."""
     shown = picture.views[:rows]
     hidden = len(picture.views) - len(shown)
     return Group(
         *header_lines(picture.market, picture.terms),
-        fleet_table(shown),
+        fleet_table(shown, width),
         *([Text(f"... and {hidden} machines with better margins", style="dim")] if hidden else []),
         *total_lines(totals(picture.views)),
         *(Text(note, style="yellow") for note in notes),
@@ -131,16 +134,34 @@ COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
     ("recommendation", "left"),
 )
 """Headings of the fleet table and how their cells are set. Money is USD/day, strike USD/kWh."""
+_FIRST_TO_GO = ("W from", "revenue", "cost", "strike", "J/TH", "model", "TH/s", "W")
+_GAP = 2
 
 
-def fleet_table(views: Sequence[MachineView]) -> Table:
-    """All machines, in the order given."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading, justify in COLUMNS:
+def fleet_table(views: Sequence[MachineView], width: int | None = None) -> Table:
+    """All machines, in the order given; in a narrow terminal whole columns go, the least needed first."""
+    rows = [cells(view) for view in views]
+    shown = _fitting(rows, width)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for index in shown:
+        heading, justify = COLUMNS[index]
         table.add_column(heading, justify=justify, no_wrap=True)
-    for view in views:
-        table.add_row(*cells(view))
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _fitting(rows: Sequence[Sequence[Text]], width: int | None) -> list[int]:
+    """The columns to show, by index."""
+    widths = {
+        heading: _GAP + max(len(heading), *(row[index].cell_len for row in rows), 0)
+        for index, (heading, _) in enumerate(COLUMNS)
+    }
+    for heading in _FIRST_TO_GO:
+        if width is None or sum(widths.values()) <= width + _GAP:
+            break
+        del widths[heading]
+    return [index for index, (heading, _) in enumerate(COLUMNS) if heading in widths]
 
 
 def cells(view: MachineView) -> list[Text]:

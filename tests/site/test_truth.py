@@ -45,7 +45,7 @@ def events_in(database: Path) -> list[Event]:
 async def test_every_machine_is_found_by_scanning_and_identified_as_what_it_is(start_site, start_agent):
     site = await start_site(machines=40, seed=11)
     agent = await start_agent(site)
-    result = await agent.scan()
+    result = (await agent.scan()).result
     assert not result.failures
     found = {str(address): identity for address, identity in result.found}
     assert set(found) == {machine.address for machine in site.machines}
