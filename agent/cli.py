@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.config import Config
 
 FAILED, PARTLY = 1, 3
+MINING_YEARS = range(2009, 2141)
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +40,8 @@ class UtcTime(click.ParamType[datetime]):
             self.fail(
                 f"{value!r} is not a time; write 2026-01-31, 2026-01-31T18:00 or ...T18:00+01:00", param, ctx
             )
+        if moment.year not in MINING_YEARS:
+            self.fail(f"{value!r}: there are no bitcoins to be mined in that year", param, ctx)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

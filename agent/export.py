@@ -96,10 +96,6 @@ def _sums(machine: MachineRow, readings: list[ReadingRow], since: datetime, unti
 
 def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
     known, priced = sums.known_h > 0, sums.priced_h > 0
-    hashcost = _ratio(sums.energy_cost_usd, sums.hash_phd)
-    payout = _ratio(sums.revenue_usd, sums.gross_usd)
-    avoidable_cost = _ratio(sums.energy_cost_usd * sums.avoidable_kwh, sums.energy_kwh)
-    overhead = _ratio(sums.energy_cost_usd, sums.raw_energy_usd)
     return {
         "machine_id": machine.machine_id,
         "mac": machine.mac,
@@ -123,9 +119,9 @@ def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
         "margin_usd": sums.revenue_usd - sums.energy_cost_usd if priced else None,
         "hashprice_usd_per_ph_day": _ratio(sums.hashprice_h, sums.priced_h),
         "power_price_usd_per_kwh": _ratio(sums.price_h_usd_per_kwh, sums.priced_h),
-        "hashcost_usd_per_ph_day": hashcost,
-        "strike_price_usd_per_kwh": _ratio(sums.revenue_usd, sums.avoidable_kwh * (overhead or 0.0)),
-        "breakeven_hashprice_usd_per_ph_day": _ratio(avoidable_cost, sums.hash_phd * (payout or 0.0)),
+        "hashcost_usd_per_ph_day": _ratio(sums.energy_cost_usd, sums.priced_phd),
+        "strike_price_usd_per_kwh": _ratio(sums.revenue_usd, sums.avoidable_priced_kwh),
+        "breakeven_hashprice_usd_per_ph_day": _ratio(sums.avoidable_cost_usd, sums.paid_phd),
         # No order has ever been given: nothing was avoided, forgone or curtailed by this agent.
         "avoided_loss_usd": 0.0,
         "forgone_profit_usd": 0.0,
@@ -133,8 +129,8 @@ def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
     }
 
 
-def _ratio(numerator: float | None, denominator: float) -> float | None:
-    return None if numerator is None or denominator == 0 else numerator / denominator
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return numerator / denominator if denominator > 0 else None
 
 
 def _iso(milliseconds: int) -> str:
@@ -165,7 +161,14 @@ def neutralise(text: str) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or none: a reader sees the old one or the new one, and a failure leaves the old one."""
+    """Write a whole file or none: a reader sees the old one or the new one, and a failure leaves the old one.
+
+    A link stays and its target is written; a device or a pipe is written to and not replaced by a file.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        _write_into(path, text)
+        return
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -179,4 +182,11 @@ def write_atomically(path: Path, text: str) -> None:
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
+        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write_into(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror})") from error

@@ -4,6 +4,7 @@ A reading stands for the time until the next one, at most for its `valid_ms`; wh
 adds nothing to any sum. Sums are kept and every ratio is derived from sums.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,10 @@ class Sums:
     """What one machine did in [start_ms, end_ms), in sums.
 
     `mining_h` is time in which it hashed or powered up, `asleep_h` time in which it did neither on its own word,
-    `unknown_h` the rest. `hash_phd` is PH/s times days, `avoidable_kwh` energy above the sleep draw; `gross_usd`
-    is hashrate times hashprice before fees, `raw_energy_usd` energy times price before overhead.
+    `unknown_h` the rest. `hash_phd` is PH/s times days, `avoidable_kwh` energy above the sleep draw while it mined.
+
+    What ratios of money are derived from only covers time with both prices (`priced_h`): `priced_phd` and, after
+    fees and rejects, `paid_phd`; `avoidable_priced_kwh`, with overhead, and what that cost, `avoidable_cost_usd`.
     """
 
     start_ms: int
@@ -34,10 +37,12 @@ class Sums:
     energy_kwh: float = 0.0
     avoidable_kwh: float = 0.0
     hash_phd: float = 0.0
-    gross_usd: float = 0.0
     revenue_usd: float = 0.0
-    raw_energy_usd: float = 0.0
     energy_cost_usd: float = 0.0
+    priced_phd: float = 0.0
+    paid_phd: float = 0.0
+    avoidable_priced_kwh: float = 0.0
+    avoidable_cost_usd: float = 0.0
     price_h_usd_per_kwh: float = 0.0
     hashprice_h: float = 0.0
     priced_h: float = 0.0
@@ -61,8 +66,11 @@ def add_up(readings: Sequence[ReadingRow], start_ms: int, end_ms: int, *, sleep_
 def _intervals(
     readings: Sequence[ReadingRow], start_ms: int, end_ms: int
 ) -> Iterator[tuple[ReadingRow, float]]:
-    """Each reading with the hours of [start_ms, end_ms) that it stands for."""
-    for index, reading in enumerate(readings):
+    """Each reading with the hours of [start_ms, end_ms) that it stands for; of those from before, the last at most."""
+    first = max(0, bisect_right(readings, start_ms, key=lambda reading: reading.began_ms) - 1)
+    last = bisect_left(readings, end_ms, lo=first, key=lambda reading: reading.began_ms)
+    for index in range(first, last):
+        reading = readings[index]
         next_ms = readings[index + 1].began_ms if index + 1 < len(readings) else end_ms
         until = min(reading.began_ms + reading.valid_ms, next_ms, end_ms)
         since = max(reading.began_ms, start_ms)
@@ -79,30 +87,39 @@ def _add(sums: Sums, reading: ReadingRow, hours: float, sleep_power_w: float) ->
     if power is None or hashrate_ths is None:
         return
     power_w, power_source = power
+    kwh = power_w / 1000 * hours
+    phd = hashrate_ths / 1000 * hours / economics.HOURS_PER_DAY
+    avoidable_kwh = 0.0
     if reading.run_state in _ASLEEP:
         sums.asleep_h += hours
     else:
         sums.mining_h += hours
-        sums.avoidable_kwh += (power_w - sleep_power_w) / 1000 * hours
-    kwh = power_w / 1000 * hours
-    phd = hashrate_ths / 1000 * hours / economics.HOURS_PER_DAY
+        avoidable_kwh = kwh - sleep_power_w / 1000 * hours
     sums.energy_kwh += kwh
+    sums.avoidable_kwh += avoidable_kwh
     sums.hash_phd += phd
     sums.power_source = _worse(sums.power_source, power_source)
-    _add_money(sums, reading, kwh, phd, hours)
+    if reading.hashprice_usd_per_ph_day is not None and reading.price_usd_per_kwh is not None:
+        sums.priced_h += hours
+        sums.hashprice_h += reading.hashprice_usd_per_ph_day * hours
+        sums.price_h_usd_per_kwh += reading.price_usd_per_kwh * hours
+        _add_revenue(sums, reading, reading.hashprice_usd_per_ph_day, phd)
+        _add_cost(sums, reading, reading.price_usd_per_kwh, kwh, avoidable_kwh)
 
 
-def _add_money(sums: Sums, reading: ReadingRow, kwh: float, phd: float, hours: float) -> None:
-    hashprice, price = reading.hashprice_usd_per_ph_day, reading.price_usd_per_kwh
-    if hashprice is None or price is None:
-        return
-    sums.priced_h += hours
-    sums.price_h_usd_per_kwh += price * hours
-    sums.hashprice_h += hashprice * hours
-    sums.gross_usd += phd * hashprice
-    sums.revenue_usd += phd * hashprice * (1 - reading.fee) * (1 - reading.reject)
-    sums.raw_energy_usd += kwh * price
-    sums.energy_cost_usd += kwh * price * reading.overhead
+def _add_revenue(sums: Sums, reading: ReadingRow, hashprice_usd_per_ph_day: float, phd: float) -> None:
+    paid_phd = phd * (1 - reading.fee) * (1 - reading.reject)
+    sums.priced_phd += phd
+    sums.paid_phd += paid_phd
+    sums.revenue_usd += paid_phd * hashprice_usd_per_ph_day
+
+
+def _add_cost(
+    sums: Sums, reading: ReadingRow, price_usd_per_kwh: float, kwh: float, avoidable_kwh: float
+) -> None:
+    sums.energy_cost_usd += kwh * reading.overhead * price_usd_per_kwh
+    sums.avoidable_priced_kwh += avoidable_kwh * reading.overhead
+    sums.avoidable_cost_usd += avoidable_kwh * reading.overhead * price_usd_per_kwh
 
 
 def _power(reading: ReadingRow, sleep_power_w: float) -> tuple[float, PowerSource] | None:

@@ -207,7 +207,8 @@ class Reader:
         return [inventory_row(row) for row in self._db.query("select * from machines order by machine_id")]
 
     def readings(self, start: datetime, end: datetime) -> Iterator[tuple[MachineId, list[ReadingRow]]]:
-        """Readings that say something about [start, end), machine by machine in order of id, oldest first."""
+        """Readings that say something about [start, end), and may begin before it, machine by machine in order of id,
+        oldest first."""
         rows = self._db.query(_SELECT_READINGS, {"start_ms": to_ms(start), "end_ms": to_ms(end)})
         for machine_id, group in groupby(rows, key=lambda row: row["machine_id"]):
             yield MachineId(machine_id), [reading_of(row) for row in group]
@@ -267,6 +268,10 @@ _SELECT_READINGS = """
     select machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source,
            hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
     from readings join quotes using (quote_id)
-    where began_ms < :end_ms and began_ms + valid_ms > :start_ms
+    where began_ms < :end_ms and began_ms >= (
+        select coalesce(min(began_ms), :start_ms) from readings
+        where began_ms < :start_ms and began_ms + valid_ms > :start_ms
+    )
     order by machine_id, began_ms
 """
+"""From the oldest reading that reaches into the range: what began since then may have cut it off, and counts too."""
