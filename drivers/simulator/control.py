@@ -6,7 +6,7 @@ A request is `{"op": ..., ...}`, an answer `{"ok": ...}` or `{"error": "..."}`. 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -120,36 +120,44 @@ def _answer(site: Site, line: bytes) -> dict[str, Any]:
 @asynccontextmanager
 async def serve(site: Site, path: Path) -> AsyncIterator[None]:
     """Serve the control socket, for this user only, as long as the block runs."""
-    writers = set[asyncio.StreamWriter]()
-    idle = asyncio.Event()
-    idle.set()
+    conversations = set[asyncio.Task[None]]()
+    open_ = True
 
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        idle.clear()
-        try:
-            while line := await reader.readline():
-                writer.write(json.dumps(_answer(site, line)).encode() + b"\n")
-                await writer.drain()
-        except (ConnectionError, ValueError):
-            pass  # gone, or a line beyond all bounds
-        finally:
-            writer.close()
-            writers.discard(writer)
-            if not writers:
-                idle.set()
-
-    path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, at start
-    server = await asyncio.start_unix_server(converse, path, limit=LINE_LIMIT_BYTES)
-    path.chmod(0o600)  # noqa: ASYNC240
-    try:
-        yield
-    finally:
-        server.close()
-        for writer in tuple(writers):
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not open_:
             writer.transport.abort()
-        await idle.wait()
-        path.unlink(missing_ok=True)  # noqa: ASYNC240
+            return
+        conversation = tasks.create_task(_converse(site, reader, writer))
+        conversations.add(conversation)
+        conversation.add_done_callback(conversations.discard)
+        # here, not in the conversation: one that is cancelled before its first step runs no `finally`
+        conversation.add_done_callback(lambda _: writer.close())
+
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - three system calls in the life of a site
+    async with asyncio.TaskGroup() as tasks:
+        server = await asyncio.start_unix_server(accept, path, limit=LINE_LIMIT_BYTES)
+        path.chmod(0o600)  # noqa: ASYNC240
+        try:
+            yield
+        finally:
+            for sock in server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            # asyncio forgets connections that it accepts while a server closes: let those begin, and end, first
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            open_ = False
+            server.close()
+            for conversation in conversations:
+                conversation.cancel()
+            path.unlink(missing_ok=True)  # noqa: ASYNC240
+
+
+async def _converse(site: Site, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    # the client may vanish, or send a line beyond all bounds: either ends the conversation
+    with suppress(ConnectionError, ValueError):
+        while line := await reader.readline():
+            writer.write(json.dumps(_answer(site, line)).encode() + b"\n")
+            await writer.drain()
 
 
 # -- client
@@ -178,7 +186,8 @@ class SiteControl:
         """Disconnect."""
         if self._writer is not None:
             self._writer.close()
-            await self._writer.wait_closed()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
 
     async def truth(self, address: str) -> MachineTruth:
         """What the machine at this address really does."""
@@ -223,10 +232,12 @@ class SiteControl:
     async def _ask(self, **request: Any) -> Any:
         if self._reader is None or self._writer is None:
             raise ControlError("not connected")
+        line = b""
         async with self._turn:
-            self._writer.write(json.dumps(request).encode() + b"\n")
-            await self._writer.drain()
-            line = await self._reader.readline()
+            with suppress(ConnectionError):
+                self._writer.write(json.dumps(request).encode() + b"\n")
+                await self._writer.drain()
+                line = await self._reader.readline()
         if not line:
             raise ControlError("the site is gone")
         answer = json.loads(line)

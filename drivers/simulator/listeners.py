@@ -48,38 +48,42 @@ class _Ear:
     """One listening socket: the kernel queues connections from the start, the event loop takes them a little later."""
 
     sock: socket.socket
-    server: asyncio.Server | None = None
     closed: bool = False
 
     def close(self) -> None:
-        """Stop listening; connections that were accepted live on."""
+        """Stop listening; connections that were accepted live on.
+
+        Not by `Server.close`: asyncio forgets, unclosed, what it accepts while a server closes.
+        """
         self.closed = True
-        if self.server is not None:
-            self.server.close()
-        else:
-            self.sock.close()
+        asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        self.sock.close()
 
 
 class Listeners:
     """Listening sockets and the connections they accepted. `shared` is decided by the number of sockets needed."""
 
-    def __init__(self, converse: Converse, sockets_needed: int, *, shared: bool | None = None) -> None:
-        limit = raise_file_limit()
-        self.shared = sockets_needed + SPARE_FILES > limit if shared is None else shared
+    def __init__(
+        self, converse: Converse, machines: Iterable[SimulatedMachine], *, shared: bool | None = None
+    ) -> None:
+        self._machines = {machine.address: machine for machine in machines}
+        needed = sum(len(machine.ports) for machine in self._machines.values()) + SPARE_FILES
+        self.shared = needed > raise_file_limit() if shared is None else shared
         self.closed_ports: frozenset[int] = frozenset()
         """Ports that this process may not bind."""
         self._converse = converse
-        self._machines: dict[str, SimulatedMachine] = {}
         self._ears: dict[str, list[_Ear]] = {}
         self._unserved = asyncio.Queue[_Ear]()
         self._links: set[Link] = set()
         self._links_gone = asyncio.Event()
         self._silent: list[str] = []
+        self._open = False
 
-    def open(self, machines: Iterable[SimulatedMachine]) -> None:
+    def open(self) -> None:
         """Bind for all machines, or for none. Raises ListenError."""
+        self._open = True
         try:
-            self._open(tuple(machines))
+            self._bind()
         except ListenError:
             self._close_ears()
             raise
@@ -122,8 +126,8 @@ class Listeners:
 
     # -- inside
 
-    def _open(self, machines: tuple[SimulatedMachine, ...]) -> None:
-        self._machines = {machine.address: machine for machine in machines}
+    def _bind(self) -> None:
+        machines = tuple(self._machines.values())
         ports = {port for machine in machines for port in machine.ports}
         host = _EVERYWHERE if self.shared else machines[0].address
         self.closed_ports = frozenset(port for port in ports if not _may_bind(host, port, shared=self.shared))
@@ -136,7 +140,7 @@ class Listeners:
         self._refilter(machines)
 
     def _listen_for(self, machine: SimulatedMachine) -> None:
-        if self.shared or machine.has(Fault.REFUSES):
+        if self.shared or not self._open or machine.has(Fault.REFUSES):
             return
         for port in machine.ports:
             if port not in self.closed_ports:
@@ -149,27 +153,28 @@ class Listeners:
 
     async def _serve(self, ear: _Ear) -> None:
         if not ear.closed:
-            loop = asyncio.get_running_loop()
-            ear.server = await loop.create_server(
-                self._link, sock=ear.sock, backlog=BACKLOG, start_serving=False
-            )
-            await ear.server.start_serving()
+            await asyncio.get_running_loop().create_server(self._link, sock=ear.sock, backlog=BACKLOG)
 
     def _link(self) -> Link:
-        return Link(self.at, self._converse, self._links, self._links_gone)
+        return Link(self._called, self._converse, self._links, self._links_gone)
 
     def _close_at(self, address: str) -> None:
         for ear in self._ears.pop(address, []):
             ear.close()
 
+    def _called(self, address: str) -> SimulatedMachine | None:
+        return self._machines.get(address) if self._open else None
+
     def _close_ears(self) -> None:
+        self._open = False
         for address in tuple(self._ears):
             self._close_at(address)
 
     async def _close(self) -> None:
         self._close_ears()
-        self._machines = {}
-        await asyncio.sleep(0)  # connections accepted a moment ago find nobody, and are reset
+        # connections accepted a moment ago find nobody, and are reset
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         self._links_gone.clear()
         for link in tuple(self._links):
             link.reset()

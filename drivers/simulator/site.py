@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,24 +58,30 @@ class SiteSpec:
 class Site:
     """A running site: `async with Site(spec) as site`. Everything ends with the block."""
 
-    def __init__(self, spec: SiteSpec, *, epoch: datetime | None = None, shared: bool | None = None) -> None:
+    def __init__(
+        self,
+        spec: SiteSpec,
+        *,
+        epoch: datetime | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        shared: bool | None = None,
+    ) -> None:
         """`epoch` is the simulated time of the start (now); `shared` forces one listener per port, or one each."""
         self.spec = spec
         self.clock = SimClock(
             epoch=epoch or datetime.now(UTC).replace(microsecond=0),
-            started_s=time.monotonic(),
+            started_s=monotonic(),
             speed=spec.speed,
+            monotonic=monotonic,
         )
         self._machines = _build(spec, self.clock)
-        self._listeners = Listeners(
-            converse, sum(len(machine.ports) for machine in self._machines), shared=shared
-        )
+        self._listeners = Listeners(converse, self._machines, shared=shared)
         self.left_out: tuple[str, ...] = ()
         self._running = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         """Open all listeners. Raises ListenError, naming address and port."""
-        self._listeners.open(self._machines)
+        self._listeners.open()
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             up = asyncio.Event()
