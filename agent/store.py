@@ -8,9 +8,11 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from sqlite_utils import Database
@@ -62,12 +64,14 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-            self._db = Database(connection)
-            _refuse_newer(self._db, path)
-            self._db.enable_wal()
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA foreign_keys=ON")
-            migrations.apply(self._db)
+            with _closed_on_failure(connection):
+                self._db = Database(connection)
+                _refuse_foreign(self._db, path)
+                _refuse_newer(self._db, path)
+                self._db.enable_wal()
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("PRAGMA foreign_keys=ON")
+                migrations.apply(self._db)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
@@ -125,10 +129,10 @@ class Store:
         picture and the round itself. A reading may stand for `valid_s` seconds."""
         valid_ms = round(valid_s * 1000)
         with self._db.atomic():
-            quote_id = self._quote_id(picture.market, picture.terms)
+            quote = self._stored_quote(picture.market, picture.terms)
             self._db.conn.executemany(
                 _INSERT_READING,
-                [reading_row(fleet[machine_id], quote_id, valid_ms) for machine_id in polled],
+                [reading_row(fleet[machine_id], quote[0], valid_ms) for machine_id in polled],
             )
             self._db.conn.executemany(
                 _upsert("latest", LATEST_COLUMNS, "machine_id"),
@@ -137,15 +141,16 @@ class Store:
             self._db.conn.execute(
                 "insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?)", round_values(round_row)
             )
+        self._quote = quote  # only now: a round that was rolled back took its row with it
 
-    def _quote_id(self, market: Market, terms: Terms) -> int:
-        """The row of these prices and terms; a new one only when a number changed."""
+    def _stored_quote(self, market: Market, terms: Terms) -> tuple[int, tuple[object, ...]]:
+        """The row of these prices and terms and its id; a new one only when a number changed."""
         values = quote_values(market, terms)
-        if self._quote is None or self._quote[1] != values:
-            cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *values))
-            assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
-            self._quote = cursor.lastrowid, values
-        return self._quote[0]
+        if self._quote is not None and self._quote[1] == values:
+            return self._quote
+        cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *values))
+        assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
+        return cursor.lastrowid, values
 
     def save_events(self, events: Iterable[Event]) -> None:
         """Append events."""
@@ -160,21 +165,33 @@ class Reader:
     """A read-only connection: works while the agent writes, and while it is down."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise StoreError(f"{path}: no such database; start the agent with `hashcost run` or name another")
+        self._path = path
         try:
-            self._db = Database(_connect_read_only(path))
-            _refuse_newer(self._db, path)
-            if migrations.pending(self._db):
-                raise StoreError(f"{path}: not a hashcost database of this version; start the agent once")
-        except sqlite3.Error as error:
+            if not path.is_file():
+                raise StoreError(
+                    f"{path}: no such database; start the agent with `hashcost run` or name another"
+                )
+            connection = _connect_read_only(path)
+            with _closed_on_failure(connection):
+                self._db = Database(connection)
+                _refuse_foreign(self._db, path)
+                _refuse_newer(self._db, path)
+                if migrations.pending(self._db):
+                    raise StoreError(
+                        f"{path}: of an older version; start the agent once, it brings it up to date"
+                    )
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be read as a hashcost database ({error})") from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"{self._path}: cannot be read ({error})") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -224,13 +241,30 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     shared-memory file for its log, and then only opens as the immutable file that it is."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
     try:
-        connection.execute("select 1 from sqlite_master").fetchone()
+        with _closed_on_failure(connection):
+            connection.execute("select 1 from sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        connection.close()
         if path.with_name(path.name + "-wal").exists():
             raise
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     return connection
+
+
+@contextmanager
+def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _refuse_foreign(db: Database, path: Path) -> None:
+    """A database with tables, of which none is ours, belongs to another program."""
+    if migrations.applied(db):
+        return
+    if any(not name.startswith("_sqlite") for name in db.table_names()):
+        raise StoreError(f"{path}: not a hashcost database, but one of another program; name another file")
 
 
 def _refuse_newer(db: Database, path: Path) -> None:
@@ -245,7 +279,10 @@ def _refuse_newer(db: Database, path: Path) -> None:
 def _upsert(table: str, columns: Sequence[str], key: str) -> str:
     keys = {name.strip() for name in key.split(",")}
     kept = {"first_seen_ms"}
-    updates = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in keys | kept)
+    latest = {"last_seen_ms": "max(coalesce(last_seen_ms, 0), excluded.last_seen_ms)"}
+    updates = ", ".join(
+        f"{name} = {latest.get(name, f'excluded.{name}')}" for name in columns if name not in keys | kept
+    )
     return (
         f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "  # noqa: S608 - names of ours
         f"on conflict ({key}) do update set {updates}"

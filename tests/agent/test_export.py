@@ -128,7 +128,7 @@ def test_a_sleeping_hour_has_no_efficiency_and_no_strike_price():
 running = {
     "hashrate_ths": st.floats(1, 1000),
     "power_w": st.floats(100, 15_000),
-    "price_usd_per_kwh": st.just(0.0) | st.floats(-0.5, 0.9),
+    "price_usd_per_kwh": st.integers(-500, 900).map(lambda thousandths: thousandths / 1000),
     "hashprice_usd_per_ph_day": st.floats(1, 200),
     "fee": st.floats(0, 0.4),
     "reject": st.floats(0, 0.4),
@@ -163,6 +163,7 @@ def test_the_ratios_of_a_constant_reading_are_those_of_the_formulas(values):
         economics.breakeven_hashprice_usd_per_ph_day(
             **machine_does, **payout, price_usd_per_kwh=values["price_usd_per_kwh"]
         ),
+        rel=1e-9,
         abs=1e-12,
     )
 

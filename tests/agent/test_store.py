@@ -1,0 +1,461 @@
+"""What outlives the process: everything comes back as it was, and no file is touched that is not ours."""
+
+import os
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.appraisal import Terms
+from agent.baseline import SAMPLES_NEEDED
+from agent.fleet import Fleet
+from agent.rows import Event, from_ms, to_ms
+from agent.store import Reader, Store, StoreError
+from agent.view import by_margin
+from drivers.reading import Address, MachineId, PowerMode, PowerSource, RunState
+from tests.agent.builders import (
+    NOW,
+    asleep,
+    failure,
+    identity,
+    mac,
+    machine,
+    market,
+    picture,
+    reading,
+    round_row,
+    save,
+    stored_site,
+)
+from tests.agent.processes import open_directory, python
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "hashcost.db"
+
+
+def sql(path, statement, *values):
+    """What another program sees in, or does to, the file."""
+    connection = sqlite3.connect(path)
+    try:
+        with connection:
+            return connection.execute(statement, values).fetchall()
+    finally:
+        connection.close()
+
+
+def reloaded(path):
+    with Store(path) as store:
+        return {each.machine_id: each for each in store.load_machines()}
+
+
+def latest(path):
+    with Reader(path) as reader:
+        return {view.machine_id: view for view in reader.latest()}
+
+
+MACHINES = [
+    machine(1, reading()),
+    machine(
+        2,
+        asleep(),
+        identity=identity(2, mac=None, serial="SN-7", firmware=None),
+        address=Address(host="10.9.8.7", port=14028),
+        group="hall 2",
+    ),
+    machine(3, failure()),
+]
+
+
+def test_machines_come_back_as_they_were(path):
+    stored_site(path, *MACHINES)
+    after = reloaded(path)
+    for before in MACHINES:
+        same = after[before.machine_id]
+        assert same.identity == before.identity
+        assert (same.address, same.group) == (before.address, before.group)
+        assert same.first_seen_at == before.first_seen_at
+        assert (same.reading, same.failure) == (None, None)
+
+
+def test_a_machine_that_moved_keeps_one_row_and_the_time_it_was_first_seen(path):
+    stored_site(path, machine(1, reading()))
+    moved = machine(1, address=Address(host="10.0.0.99"), first_seen_at=NOW + timedelta(days=9), group="b")
+    with Store(path) as store:
+        store.save_machines([moved], Terms())
+    (after,) = reloaded(path).values()
+    assert (after.address.host, after.group) == ("10.0.0.99", "b")
+    assert after.first_seen_at == NOW
+
+
+def test_a_restart_does_not_make_a_machine_be_seen_earlier(path):
+    stored_site(path, machine(1, reading(began_at=NOW + timedelta(days=3)), first_seen_at=NOW))
+    with Store(path) as store:
+        store.save_machines(store.load_machines(), Terms())
+    assert sql(path, "select last_seen_ms from machines") == [(to_ms(NOW + timedelta(days=3)),)]
+
+
+@pytest.mark.parametrize("outcome", [reading(), asleep(), failure(), reading(implausible="no")], ids=str)
+def test_the_latest_picture_comes_back_as_it_was_shown(path, outcome):
+    shown = stored_site(path, machine(1, outcome))
+    assert list(latest(path).values()) == shown.views
+
+
+everything = st.builds(
+    reading,
+    run_state=st.sampled_from(RunState),
+    hashrate_ths=st.none() | st.floats(0, 2000),
+    power_w=st.none() | st.floats(0, 20_000),
+    power_source=st.sampled_from(PowerSource),
+    power_mode=st.none() | st.sampled_from(PowerMode),
+    implausible=st.none() | st.text(max_size=20),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(st.lists(everything, min_size=1, max_size=4), st.none() | st.floats(-0.5, 0.9))
+def test_any_picture_comes_back_as_it_was_shown(tmp_path_factory, outcomes, price):
+    path = tmp_path_factory.mktemp("any") / "db"
+    machines = [machine(number, outcome) for number, outcome in enumerate(outcomes, start=1)]
+    shown = stored_site(path, *machines, market=market(price))
+    assert by_margin(latest(path).values()) == by_margin(sorted(shown.views, key=lambda v: v.machine_id))
+
+
+def test_the_latest_picture_is_that_of_the_last_round(path):
+    later = NOW + timedelta(seconds=30)
+    with Store(path) as store:
+        save(store, machine(1, reading()), machine(2, reading()))
+        shown = save(
+            store,
+            machine(1, asleep(began_at=later)),
+            machine(2, failure(at=later)),
+            market=market(at=later),
+        )
+    assert by_margin(latest(path).values()) == shown.views
+    with Reader(path) as reader:
+        assert reader.last_round_at() == later
+
+
+def test_prices_and_terms_of_the_last_round_come_back(path):
+    terms = Terms(fee=0.02, reject=0.01, overhead=1.1)
+    shown = stored_site(path, machine(1, reading()), terms=terms)
+    with Reader(path) as reader:
+        prices, known_terms = reader.conditions()
+    assert prices.hashprice_usd_per_ph_day == shown.market.hashprice_usd_per_ph_day
+    assert prices.price_usd_per_kwh == 0.06
+    assert (prices.hashprice.source, prices.power.source) == ("test", "test")
+    assert (known_terms.fee, known_terms.reject, known_terms.overhead) == (0.02, 0.01, 1.1)
+
+
+def test_a_round_without_prices_comes_back_without_prices(path):
+    stored_site(path, machine(1, reading()), market=market(None, hashprice=None))
+    with Reader(path) as reader:
+        prices, _ = reader.conditions()
+    assert (prices.hashprice, prices.power) == (None, None)
+
+
+def test_same_prices_share_a_row_and_a_change_makes_a_new_one(path):
+    with Store(path) as store:
+        for round_number, price in enumerate([0.06, 0.06, 0.07, 0.07, 0.06]):
+            at = NOW + timedelta(seconds=30 * round_number)
+            save(store, machine(1, reading(began_at=at)), market=market(price, at=at))
+    prices = sql(
+        path,
+        "select price_usd_per_kwh, count(*) from readings join quotes using (quote_id) group by quote_id",
+    )
+    assert prices == [(0.06, 2), (0.07, 2), (0.06, 1)]
+    with Reader(path) as reader:
+        prices, _ = reader.conditions()
+    assert prices.price_usd_per_kwh == 0.06
+
+
+def test_a_change_of_terms_makes_a_new_row_of_prices(path):
+    with Store(path) as store:
+        save(store, machine(1, reading()))
+        save(store, machine(1, reading(began_at=NOW + timedelta(seconds=30))), terms=Terms(fee=0.02))
+    assert sql(path, "select fee from quotes order by quote_id") == [(0.0,), (0.02,)]
+
+
+def test_readings_come_back_oldest_first_machine_by_machine(path):
+    with Store(path) as store:
+        for seconds in (0, 30, 60):
+            at = NOW + timedelta(seconds=seconds)
+            save(
+                store, machine(2, asleep(began_at=at)), machine(1, reading(began_at=at)), market=market(at=at)
+            )
+    with Reader(path) as reader:
+        found = dict(reader.readings(NOW, NOW + timedelta(hours=1)))
+        assert reader.readings_span() == (NOW, NOW + timedelta(seconds=60))
+    assert list(found) == [mac(1), mac(2)]
+    assert [each.began_ms - to_ms(NOW) for each in found[MachineId(mac(1))]] == [0, 30_000, 60_000]
+    first, *_ = found[MachineId(mac(2))]
+    assert (first.run_state, first.power_w, first.valid_ms) == (RunState.ASLEEP, 25.0, 75_000)
+    assert (first.price_usd_per_kwh, first.overhead) == (0.06, 1.0)
+
+
+def test_a_failed_read_is_stored_as_unknown_with_its_kind(path):
+    stored_site(path, machine(1, reading(), failure("refused", at=NOW + timedelta(seconds=3))))
+    stored = sql(path, "select run_state, failure, hashrate_ths, power_w, power_source from readings")
+    assert stored == [("unknown", "refused", None, None, "unknown")]
+
+
+def test_a_reading_that_is_stored_twice_counts_once(path):
+    with Store(path) as store:
+        save(store, machine(1, reading()))
+        save(store, machine(1, reading()))
+    assert sql(path, "select count(*) from readings") == [(1,)]
+
+
+def test_a_round_that_cannot_be_written_leaves_nothing_and_hinders_nothing(path):
+    stranger, known = machine(2, reading()), machine(1, reading())
+    with Store(path) as store:
+        store.save_machines([known], Terms())
+        with pytest.raises(sqlite3.IntegrityError):
+            store.save_round(
+                picture(Fleet([stranger])), round_row(), Fleet([stranger]), [stranger.machine_id], valid_s=75
+            )
+        assert sql(path, "select count(*) from quotes") == [(0,)]
+        save(store, known)
+    assert list(latest(path)) == [known.machine_id]
+
+
+def test_rounds_are_stored_with_what_became_of_their_machines(path):
+    row = replace(round_row(), took_s=1.25, machines=9, answered=5, failed=3, backed_off=1, skipped_rounds=2)
+    fleet = Fleet([machine(1, reading())])
+    with Store(path) as store:
+        store.save_machines(fleet, Terms())
+        store.save_round(picture(fleet), row, fleet, [], valid_s=75)
+    assert sql(path, "select * from rounds") == [(to_ms(NOW), 1250, 9, 5, 3, 1, 2)]
+
+
+def test_events_come_back_newest_first(path):
+    events = [
+        Event(at=NOW, kind="machine_new", detail="=x'; drop table events", machine_id=MachineId(mac(1))),
+        Event(at=NOW + timedelta(seconds=1), kind="scan_failure", detail="10.0.0.9: refused"),
+    ]
+    with Store(path) as store:
+        store.save_events(events)
+    with Reader(path) as reader:
+        assert reader.events() == events[::-1]
+        assert reader.events(limit=1) == events[1:]
+
+
+def test_baselines_of_several_modes_come_back(path):
+    before = machine(
+        1,
+        *[reading()] * SAMPLES_NEEDED,
+        *[reading(power_mode=None, power_source=PowerSource.NAMEPLATE, firmware=None)] * SAMPLES_NEEDED,
+    )
+    with Store(path) as store:
+        store.save_machines([before], Terms())
+        store.save_baselines([before])
+        store.save_baselines([before])
+    after = reloaded(path)[before.machine_id]
+    assert sorted(after.baselines.all(), key=repr) == sorted(before.baselines.all(), key=repr)
+
+
+@given(st.datetimes(datetime(2009, 1, 1), datetime(2140, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_times_keep_their_millisecond(moment):
+    whole = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    assert from_ms(to_ms(whole)) == whole
+
+
+def test_a_new_store_has_no_picture_and_no_readings(path):
+    with Store(path):
+        pass
+    with Reader(path) as reader:
+        assert reader.latest() == []
+        assert reader.conditions() is None
+        assert reader.last_round_at() is None
+        assert reader.readings_span() is None
+        assert reader.machines() == []
+        assert list(reader.readings(NOW, NOW + timedelta(days=1))) == []
+
+
+def test_every_table_is_strict(path):
+    with Store(path):
+        pass
+    tables = sql(path, "select name, strict from pragma_table_list where type = 'table' and schema = 'main'")
+    ours = {name: strict for name, strict in tables if not name.startswith(("sqlite_", "_sqlite"))}
+    assert {"machines", "readings", "quotes", "baselines", "latest", "rounds", "events"} <= set(ours)
+    assert set(ours.values()) == {1}
+
+
+def test_the_writer_uses_a_log_so_that_readers_do_not_wait(path):
+    with Store(path):
+        assert sql(path, "pragma journal_mode") == [("wal",)]
+
+
+def test_directories_on_the_way_are_made(tmp_path):
+    with Store(tmp_path / "a" / "b" / "db"):
+        pass
+    assert (tmp_path / "a" / "b" / "db").is_file()
+
+
+def schema(path):
+    return sql(path, "select name, sql from sqlite_master order by name")
+
+
+def test_migrations_are_applied_once(path):
+    stored_site(path, machine(1, reading()))
+    before = schema(path)
+    stored_site(path, machine(1, reading()))
+    assert schema(path) == before
+    assert sql(path, "select count(*) from _sqlite_migrations") == [(1,)]
+
+
+def newer(path):
+    stored_site(path, machine(1, reading()))
+    sql(
+        path,
+        "insert into _sqlite_migrations (migration_set, name, applied_at) values ('hashcost', 'm999_future', 'x')",
+    )
+
+
+@pytest.mark.parametrize("opened", [Store, Reader])
+def test_a_newer_database_is_refused_by_the_name_of_what_is_new(path, opened):
+    newer(path)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"written by a newer hashcost.*m999_future.*upgrade"):
+        opened(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("opened", [Store, Reader])
+@pytest.mark.parametrize("content", [b"These are my notes.\n" * 100, b"x" * 5000], ids=["notes", "xs"])
+def test_a_file_that_is_no_database_is_refused_and_not_changed(path, opened, content):
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"hashcost\.db.*not a database"):
+        opened(path)
+    assert path.read_bytes() == content
+    assert [each.name for each in path.parent.iterdir()] == ["hashcost.db"]
+
+
+@pytest.mark.parametrize("opened", [Store, Reader])
+def test_the_database_of_another_program_is_refused_and_not_changed(path, opened):
+    sql(path, "create table bookmarks (url text)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="not a hashcost database"):
+        opened(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_database(path):
+    path.touch()
+    stored_site(path, machine(1, reading()))
+    assert len(latest(path)) == 1
+
+
+def test_a_path_that_is_a_directory_is_refused(tmp_path):
+    for opened in (Store, Reader):
+        with pytest.raises(StoreError, match=str(tmp_path)):
+            opened(tmp_path)
+
+
+def test_a_reader_makes_no_file(path):
+    with pytest.raises(StoreError, match=r"no such database.*hashcost run"):
+        Reader(path)
+    assert not path.exists()
+
+
+def test_a_reader_cannot_write(path):
+    stored_site(path, machine(1, reading()))
+    with Reader(path) as reader, pytest.raises(sqlite3.OperationalError):
+        reader._db.conn.execute("delete from machines")
+
+
+def test_a_damaged_database_is_an_error_that_names_the_file(path):
+    stored_site(path, *[machine(number, reading()) for number in range(1, 200)])
+    content = bytearray(path.read_bytes())
+    (root,) = sql(path, "select rootpage from sqlite_master where name = 'latest'")[0]
+    (page_size,) = sql(path, "pragma page_size")[0]
+    content[(root - 1) * page_size : root * page_size] = b"\xff" * page_size
+    path.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match=str(path)), Reader(path) as reader:
+        reader.latest()
+
+
+def test_a_reader_works_beside_a_writer_in_the_middle_of_a_transaction(path):
+    with Store(path) as store:
+        save(store, machine(1, reading()))
+        with store._db.atomic():
+            store._db.conn.execute("update latest set power_w = 1")
+            assert latest(path)[MachineId(mac(1))].power_w == 3500.0
+        assert latest(path)[MachineId(mac(1))].power_w == 1.0
+
+
+def test_an_open_reader_sees_each_committed_round(path):
+    with Store(path) as store:
+        save(store, machine(1, reading()))
+        with Reader(path) as reader:
+            assert reader.last_round_at() == NOW
+            later = NOW + timedelta(seconds=30)
+            save(store, machine(1, reading(began_at=later)), market=market(at=later))
+            assert reader.last_round_at() == later
+
+
+def test_a_reader_works_while_the_agent_is_down(path):
+    stored_site(path, machine(1, reading()))
+    assert len(latest(path)) == 1
+
+
+def test_a_reader_sees_what_an_agent_wrote_that_was_killed(path):
+    ran = python(
+        "import os, sys; from pathlib import Path; from agent.store import Store;"
+        "from tests.agent.builders import save, machine, reading;"
+        "save(Store(Path(sys.argv[1])), machine(1, reading())); os._exit(9)",
+        str(path),
+    )
+    assert (ran.returncode, ran.stderr) == (9, "")
+    assert path.with_name("hashcost.db-wal").exists()
+    assert len(latest(path)) == 1
+
+
+def test_a_reader_without_rights_works_in_a_directory_that_it_may_not_write():
+    with open_directory() as directory:
+        path = directory / "hashcost.db"
+        stored_site(path, machine(1, reading()))
+        path.chmod(0o444)
+        directory.chmod(0o555)
+        ran = python(f"print(len(Reader(agent.export.Path({str(path)!r})).latest()))", nobody=True)
+        assert (ran.stdout, ran.stderr) == ("1\n", "")
+        assert sorted(each.name for each in directory.iterdir()) == ["hashcost.db"]
+
+
+def test_a_reader_without_rights_works_beside_the_agent():
+    with open_directory() as directory:
+        path = directory / "hashcost.db"
+        with Store(path) as store:
+            save(store, machine(1, reading()))
+            for each in directory.iterdir():
+                each.chmod(0o644)
+            directory.chmod(0o555)
+            ran = python(f"print(len(Reader(agent.export.Path({str(path)!r})).latest()))", nobody=True)
+        assert (ran.stdout, ran.stderr) == ("1\n", "")
+
+
+def test_a_reader_without_rights_to_the_directory_says_so():
+    with open_directory() as directory:
+        path = directory / "hashcost.db"
+        stored_site(path, machine(1, reading()))
+        directory.chmod(0o700 if os.geteuid() == 0 else 0o000)
+        ran = python(f"Reader(agent.export.Path({str(path)!r}))", nobody=True)
+        assert "agent.store.StoreError" in ran.stderr.splitlines()[-1]
+        assert "Permission denied" in ran.stderr.splitlines()[-1]
+
+
+def test_a_writer_without_rights_says_so():
+    with open_directory(0o555) as directory:
+        ran = python(f"Store(agent.export.Path({str(directory / 'db')!r}))", nobody=True)
+        assert "agent.store.StoreError" in ran.stderr.splitlines()[-1]
+        assert list(directory.iterdir()) == []
+
+
+def test_names_of_files_may_contain_what_uris_reserve(tmp_path):
+    path = tmp_path / "a ?b#c%20d" / "hash cost?.db"
+    stored_site(path, machine(1, reading()))
+    assert len(latest(path)) == 1
