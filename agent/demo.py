@@ -131,7 +131,7 @@ async def _follow(agent: Agent, options: DemoOptions, notes: Sequence[str]) -> N
 
 def _printer(options: DemoOptions, notes: Sequence[str]) -> Callable[[Picture], None]:
     if options.as_json:
-        return lambda picture: _print_json(as_data(picture, left_out=notes))
+        return lambda picture: _print_json(as_data(picture, notes=notes))
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     return lambda picture: console.print(draw(picture, notes=notes, width=console.width))
 

@@ -100,7 +100,7 @@ class Inventory:
 
 
 def _in_words(finding: Finding) -> str:
-    who = f"{finding.identity.make} {finding.identity.model} at {finding.address}"
+    who = f"{finding.identity.model} at {finding.address}"
     match finding.kind:
         case FindingKind.MOVED:
             return f"{who} was at {finding.previous}"

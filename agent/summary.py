@@ -32,14 +32,14 @@ ACTION_STYLE = {
 _UNKNOWN = "-"
 
 
-def as_data(picture: Picture, *, left_out: Sequence[str] = ()) -> dict[str, Any]:
+def as_data(picture: Picture, *, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The picture as plain data for `--json`: market, machines worst margin first, totals."""
     return {
         "at": picture.market.at.isoformat(),
         "market": market_as_data(picture.market, picture.terms),
         "machines": [view_as_data(view) for view in picture.views],
         "totals": asdict(totals(picture.views)),
-        "left_out": list(left_out),
+        "notes": list(notes),
     }
 
 
