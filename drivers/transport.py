@@ -166,7 +166,7 @@ def decode_object(data: bytes) -> Answer:
     """
     content = data.replace(b"\x00", b"").decode("utf-8", errors="replace").strip()
     if not content.startswith("{"):
-        raise ValueError(f"not JSON: {content[:60]!r}")
+        raise ValueError(f"not JSON: {content[:60]!a}")  # no byte of it reaches a terminal
     try:
         return _loads(content)
     except ValueError:

@@ -24,13 +24,31 @@ def enter() -> str | None:
         return None
     if threading.active_count() > 1:
         return "a namespace must be entered before the process has threads"
-    try:
-        isolate()
-    except OSError as error:
-        return (
-            f"no network namespace of our own: {_REASONS.get(error.errno or 0, error.strerror or str(error))}"
-        )
+    number = _rehearse()
+    if number:
+        reason = _REASONS.get(number, os.strerror(number))
+        return f"no network namespace of our own: {reason}"
+    isolate()
     return None if _may_bind_port_80() else "port 80 cannot be bound even in a namespace of our own"
+
+
+def _rehearse() -> int:
+    """Isolate a child process; the error number of what stopped it, or 0.
+
+    Some kernels give the namespace and refuse what comes after (Ubuntu 24.04 does), and there is no way back from
+    a namespace whose loopback is down.
+    """
+    child = os.fork()
+    if child == 0:
+        number = errno.EIO
+        try:
+            isolate()
+            number = 0
+        except OSError as error:
+            number = error.errno or errno.EIO
+        finally:
+            os._exit(number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 _REASONS = {
