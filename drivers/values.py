@@ -7,6 +7,7 @@ from typing import Any
 
 _NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*(?:[A-Za-z%/]*)\s*")
 _MAC = re.compile(r"[0-9A-F]{12}")
+_MAX_TEXT = 200
 
 
 def number(value: Any) -> float | None:
@@ -43,10 +44,14 @@ def whole(value: Any) -> int | None:
 
 
 def text(value: Any) -> str | None:
-    """A non-empty text without surrounding blanks and quotes (Whatsminers quote their firmware twice)."""
+    """A non-empty text without surrounding blanks and quotes (Whatsminers quote their firmware twice).
+
+    It ends on terminals and in files: what cannot be printed is left out, and what is too long is cut.
+    """
     if not isinstance(value, str):
         return None
-    return value.strip().strip("'").strip() or None
+    printable = "".join(character for character in value[:_MAX_TEXT] if character.isprintable())
+    return printable.strip().strip("'").strip() or None
 
 
 def flag(value: Any) -> bool | None:
