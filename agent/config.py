@@ -9,7 +9,7 @@ import difflib
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -40,7 +40,7 @@ Addresses = Annotated[list[str], AfterValidator(_addresses)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ScanSection(_Section):
@@ -234,16 +234,32 @@ def _problem(error: dict[str, Any]) -> str:
         return f"{key}: {message}"
     given = error["input"]
     shown = repr(given) if isinstance(given, str | int | float | bool) else type(given).__name__
-    return f"{key}: {message[0].lower()}{message[1:]} (it is {shown})"
+    return f"{key}: {message[0].lower()}{message[1:]} (it is {shown}){_meaning(location, error['type'])}"
+
+
+def _meaning(location: list[str], error_type: str) -> str:
+    """What a key means, for a number outside its bounds: most often it is in another unit."""
+    section = _section(location[:-1]) if error_type.startswith(("less_than", "greater_than")) else None
+    field = section.model_fields.get(location[-1]) if section is not None else None
+    return "" if field is None or field.description is None else f". {field.description}"
 
 
 def _suggestion(location: list[str]) -> str:
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        inner = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ""
-        model = inner
-    close = difflib.get_close_matches(location[-1], model.model_fields, n=1)
-    known = ", ".join(sorted(model.model_fields))
+    section = _section(location[:-1])
+    if section is None:
+        return ""
+    close = difflib.get_close_matches(location[-1], section.model_fields, n=1)
+    known = ", ".join(sorted(section.model_fields))
     return f"; did you mean {close[0]}?" if close else f"; known here: {known}"
+
+
+def _section(path: list[str]) -> type[BaseModel] | None:
+    """The section at a path of keys; None where there is none."""
+    kind: Any = Config
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = None if field is None else field.annotation
+        else:
+            kind = next(reversed(get_args(kind)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
