@@ -26,6 +26,7 @@ from drivers.transport import (
     decode_object,
     exchange,
 )
+from drivers.values import number, rows
 from drivers.web import BoundedTransport, Page, WebAccess, overhear
 
 
@@ -130,6 +131,8 @@ class AntminerWeb(AntminerModernWebAPI):  # type: ignore[misc]
 # -- pyasic's tables of models ------------------------------------------------------------------------
 
 
+RefusedByMachine = APIError
+"""What pyasic raises when a machine refuses a command, and over much else."""
 KINDS = factory.MinerTypes
 """pyasic's makers and firmwares."""
 
@@ -195,6 +198,22 @@ def bound(machine: Any, endpoint: Endpoint) -> None:
         _bind_rpc(machine.rpc, endpoint)
     if hasattr(machine.web, "multicommand"):
         machine.web.multicommand = _Overhearing(machine.web.multicommand)
+    if isinstance(machine, factory.LUXMiner):
+        _mend_luxos(machine)
+
+
+def _mend_luxos(machine: Any) -> None:
+    """MAC and hashrate of LuxOS: pyasic 0.79 returns None from these two before it looks at the answer."""
+
+    async def get_mac(rpc_config: Answer | None = None) -> Any:
+        return next((row.get("MACAddr") for row in rows((rpc_config or {}).get("CONFIG"))), None)
+
+    async def get_hashrate(rpc_summary: Answer | None = None) -> Any:
+        total = next(iter(rows((rpc_summary or {}).get("SUMMARY"))), {})
+        rate = number(total.get("GHS 5s"))
+        return None if rate is None else machine.algo.hashrate(rate=rate, unit=machine.algo.unit.GH)
+
+    machine._get_mac, machine._get_hashrate = get_mac, get_hashrate
 
 
 def _bind_rpc(rpc: Any, endpoint: Endpoint) -> None:
@@ -264,7 +283,13 @@ class Factory(factory.MinerFactory):  # type: ignore[misc]
 
     async def model_of(self, kind: Any) -> str | None:
         """The model of a machine of a kind (`MinerTypes`), by that kind's own question."""
-        ask = getattr(self, f"get_miner_model_{kind.name.lower()}", None)
+        names = (
+            kind.name.lower(),
+            kind.name.lower().replace("_", ""),
+        )  # it is get_miner_model_luxos for LUX_OS
+        ask = next(
+            (found for name in names if (found := getattr(self, f"get_miner_model_{name}", None))), None
+        )
         return None if ask is None else await ask(self._endpoint.host)
 
 

@@ -31,9 +31,11 @@ from drivers.values import mac, number, positive, text, whole
 from drivers.web import http_failure, overheard
 
 RAMP_S = 900.0
+_TRANSPORT = (DriverError, httpx.HTTPError)
 _FAST = ["hashrate", "expected_hashrate", "hashboards", "env_temp", "wattage", "fans", "is_mining", "uptime"]
 _WHO = ["mac", "serial_number", "fw_ver"]
-_ALGORITHM = "SHA256"
+_ALGORITHMS = {"SHA256", "Generic (Unknown)"}
+"""Of a model that pyasic does not know it does not know the algorithm either."""
 
 
 class Generic:
@@ -47,8 +49,9 @@ class Generic:
         self._miner = _pyasic.build(identity.driver_class, port, options.login(Family.GENERIC))
         if self._miner is None:
             raise Unsupported(address, f"pyasic has no class {identity.driver_class!r}")
-        if getattr(self._miner.algo, "name", None) != _ALGORITHM:
-            raise Unsupported(address, f"{identity.model} does not mine {_ALGORITHM}")
+        algorithm = getattr(self._miner.algo, "name", None)
+        if algorithm not in _ALGORITHMS:
+            raise Unsupported(address, f"{identity.model} mines {algorithm}, not SHA256")
         self._slow_due = Due()
         self._pools: tuple[Pool, ...] = ()
         self._notes: tuple[str, ...] = ()
@@ -182,10 +185,11 @@ async def _get_data(miner: Any, fields: list[str], heard: list[Exception]) -> An
 
 
 def _worst(heard: list[Exception], address: Address) -> DriverError | None:
-    """The error to report: this host's own limits before the machine's last failure."""
+    """The error to report: this host's own limits, else the last of the transport, else pyasic's last."""
     errors = [_as_driver_error(error, address) for error in heard]
     exhausted = [error for error in errors if isinstance(error, OutOfSockets)]
-    return (exhausted or errors[-1:] or [None])[0]
+    transport = [error for error, origin in zip(errors, heard, strict=True) if isinstance(origin, _TRANSPORT)]
+    return next(iter(exhausted or transport[::-1] or errors[::-1]), None)
 
 
 def _as_driver_error(error: Exception, address: Address) -> DriverError:
@@ -193,7 +197,8 @@ def _as_driver_error(error: Exception, address: Address) -> DriverError:
         return error
     if isinstance(error, httpx.HTTPError):
         return http_failure(str(address), 80, error)
-    return Malformed(address, f"{error.__class__.__name__}: {error}")
+    kind = Incomplete if isinstance(error, _pyasic.RefusedByMachine) else Malformed
+    return kind(address, f"{error.__class__.__name__}: {error}")
 
 
 def _ths(rate: Any) -> float | None:

@@ -105,7 +105,7 @@ def _boards_add_up(reading: Reading, _: Nameplate | None) -> str | None:
     rates = [board.hashrate_ths for board in reading.boards if board.alive is not False]
     if not rates or None in rates or reading.hashrate_ths is None or reading.run_state is RunState.RAMPING:
         return None
-    total, boards = reading.hashrate_ths, math.fsum(rate for rate in rates if rate is not None)
+    total, boards = reading.hashrate_ths, sum(rate for rate in rates if rate is not None)
     if abs(total - boards) <= BOARD_SUM_TOLERANCE * max(total, boards):
         return None
     return f"boards add up to {boards:g} TH/s, the machine says {total:g}"

@@ -27,6 +27,7 @@ from drivers.driver import (
 )
 from drivers.transport import Answer, Endpoint, decode_object, failure
 
+_SILENT_CLOSE = "without sending a response"
 _OK = 200
 _DENIED = {401, 403}
 _ABSENT = {404, 405, 501}
@@ -101,7 +102,7 @@ def http_failure(name: str, port: int, error: Exception) -> DriverError:
         return NoAnswer(name, f"no complete answer on http port {port} in time")
     if isinstance(error, httpx.ConnectError):
         return _connect_failure(name, port, error)
-    if isinstance(error, httpx.NetworkError):
+    if isinstance(error, httpx.NetworkError) or _SILENT_CLOSE in str(error):
         return ConnectionLost(name, f"http port {port}: connection lost")
     return Malformed(name, f"http port {port}: {error or error.__class__.__name__}")
 
