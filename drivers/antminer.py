@@ -14,6 +14,7 @@ from drivers._pyasic import AntminerRpc, class_name, expected_boards
 from drivers.antminer_power import ReportedPower
 from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
+from drivers.commands import Commanded, NoControl
 from drivers.driver import (
     Capabilities,
     DriverError,
@@ -37,10 +38,11 @@ _MODES = frozenset({PowerMode.NORMAL, PowerMode.LOW})
 _WITHOUT_SLEEP = ("S9", "T9", "S17", "T17")
 
 
-class Antminer:
+class Antminer(Commanded):
     """One stock Antminer. Not for concurrent reads: it keeps what is slow to read between them."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
+        super().__init__(NoControl(address, "not written yet"))
         port = address.port or CGMINER_PORT
         self._identity = identity
         self._address = address

@@ -1,5 +1,9 @@
 """What a driver promises, and how it fails.
 
+Readings are evidence; commands are not. A command ends in a `Receipt` (bytes went out; what came back proves
+nothing) or in an error, and an error means that the machine certainly did not accept it: nothing was sent, or
+it said no. `DriverError.sent` tells one from the other on the way up.
+
 DriverError                 .kind names it, .address says where, the message says what to do
 |-- Unreachable             the network or the machine's power: somebody on site must look
 |   |-- Refused                 the address answers, nothing listens
@@ -10,6 +14,7 @@ DriverError                 .kind names it, .address says where, the message say
 |   |-- Oversized               more bytes than any honest answer has
 |   `-- Incomplete              well-formed, but what a reading needs is not in it
 |-- AuthenticationFailed     the credentials in the configuration
+|-- CommandRefused           the machine said no, or is in no state to be told; the message says why
 |-- WrongMachine             another machine answers at this address: discovery must run again
 |-- Unsupported              this machine, or its firmware, cannot do that at all
 `-- OutOfSockets             this host has no file descriptor or port left: raise its limits
@@ -20,6 +25,7 @@ DriverError                 .kind names it, .address says where, the message say
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -27,14 +33,18 @@ from drivers.reading import Address, Family, Identity, PowerMode, Reading
 
 
 class DriverError(Exception):
-    """A machine could not be read. `kind` is stable: it is stored, exported and shown."""
+    """A machine could not be read, or did not take a command. `kind` is stable: it is stored, exported, shown.
+
+    `sent` is whether a request had left for the machine when this happened.
+    """
 
     kind: ClassVar[str] = "driver_error"
 
-    def __init__(self, address: Address | str, detail: str) -> None:
+    def __init__(self, address: Address | str, detail: str, *, sent: bool = False) -> None:
         super().__init__(f"{address}: {detail}")
         self.address = str(address)
         self.detail = detail
+        self.sent = sent
 
 
 class Unreachable(DriverError):
@@ -91,6 +101,12 @@ class AuthenticationFailed(DriverError):
     kind = "authentication_failed"
 
 
+class CommandRefused(DriverError):
+    """The machine said no in so many words, or its state forbids the command; it does what it did before."""
+
+    kind = "command_refused"
+
+
 class WrongMachine(DriverError):
     """Another machine answers at the address."""
 
@@ -137,17 +153,19 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
-    """How machines are read. Times in seconds.
+    """How machines are read and commanded. Times in seconds of the wall clock.
 
     `deadline_s` bounds a whole reading, `connect_s` and `call_s` one connection and one request within it.
     Configuration, pools, MAC and firmware are read every `slow_interval_s`; after a refused login the web
-    interface is left alone for `denied_retry_s`, because machines lock out.
+    interface is left alone for `denied_retry_s`, because machines lock out. The answer to a command is awaited
+    for `write_s`: stock Antminers take 21 s.
     """
 
     credentials: Mapping[Family, Credentials] = field(default_factory=lambda: FACTORY_CREDENTIALS)
     deadline_s: float = 10.0
     connect_s: float = 3.0
     call_s: float = 6.0
+    write_s: float = 30.0
     max_bytes: int = 1 << 20
     slow_interval_s: float = 600.0
     denied_retry_s: float = 3600.0
@@ -161,16 +179,63 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a machine's firmware can do, as far as its family and answers say."""
+    """What a machine's firmware can do through this driver, as far as its family and answers say.
+
+    `power_modes` are those that `set_power_mode` takes.
+    """
 
     can_sleep: bool
     power_modes: frozenset[PowerMode]
     reports_power: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePoint:
+    """What `wake` puts back: how the machine was set before it was put to sleep. Plain enough for JSON.
+
+    `settings` are the family's own (stock Antminer: the mode keys and `freq-level`, as texts), empty where the
+    mode says everything. `power_mode` is None where the machine has no modes, or does not lose its own asleep.
+    """
+
+    power_mode: PowerMode | None
+    settings: Mapping[str, str]
+
+
+class Said(StrEnum):
+    """What a machine answered to a command that was sent."""
+
+    OK = "ok"
+    """It said that it did, or will."""
+    SILENT = "silent"
+    """Nothing, too late, half, or nonsense: it may have done it or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A command was sent. Neither answer proves that anything happened: only a later reading does."""
+
+    said: Said
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Within how many seconds of the machine's time a reading should show what was commanded."""
+
+    sleep_within_s: float
+    wake_within_s: float
+
+
 class Driver(Protocol):
-    """One machine. Every call is bounded in time and bytes, leaves no socket or task behind,
-    and either returns what was measured or raises a `DriverError`."""
+    """One machine. Every call is bounded in time and bytes, and leaves no socket or task behind.
+
+    Reading and asking either return what was measured or raise a `DriverError`. Commands (`sleep`, `wake`,
+    `set_power_mode`) go one at a time, a second one waits for the first; readings may go on meanwhile. Each makes
+    sure first that the machine is still the one of `identity`. It returns a `Receipt` once it was sent, and
+    raises only if the machine certainly did not accept it: `Unreachable`, `BadAnswer`, `WrongMachine`,
+    `OutOfSockets` (found before it was sent), `AuthenticationFailed`, `CommandRefused`, `Unsupported`. A command
+    that is cancelled may have been sent.
+    """
 
     @property
     def address(self) -> Address:
@@ -184,6 +249,10 @@ class Driver(Protocol):
     def capabilities(self) -> Capabilities:
         """What it can do."""
 
+    @property
+    def timings(self) -> Timings:
+        """How long after a command its effect may be waited for."""
+
     async def read(self) -> Reading:
         """Read the machine once, within the driver's deadline.
 
@@ -192,3 +261,20 @@ class Driver(Protocol):
 
     async def identify(self) -> Identity:
         """Ask the machine who it is now (MAC, serial, model, firmware)."""
+
+    async def restore_point(self) -> RestorePoint:
+        """Read what `wake` would have to put back. To be kept durably before `sleep` is sent.
+
+        Raises `DriverError` if it cannot be read completely. Of a machine that sleeps already: a stock Antminer
+        has forgotten its mode (`CommandRefused`); the others keep theirs, and tell it as if they were awake.
+        """
+
+    async def sleep(self) -> Receipt:
+        """Tell the machine to stop hashing. Sent whatever it does now: a second one reloads some machines."""
+
+    async def wake(self, point: RestorePoint) -> Receipt:
+        """Tell the machine to hash again, set exactly as `point` says."""
+
+    async def set_power_mode(self, mode: PowerMode) -> Receipt:
+        """Tell a machine that is awake to mine in another mode. `CommandRefused` if it sleeps (that would wake
+        it), `Unsupported` for a mode that is not in its capabilities."""

@@ -12,6 +12,7 @@ import httpx
 
 from drivers import _pyasic
 from drivers.catalogue import nameplate
+from drivers.commands import Commanded, NoControl
 from drivers.driver import (
     Capabilities,
     DriverError,
@@ -38,10 +39,11 @@ _ALGORITHMS = {"SHA256", "Generic (Unknown)"}
 """Of a model that pyasic does not know it does not know the algorithm either."""
 
 
-class Generic:
+class Generic(Commanded):
     """One machine of any other make or firmware."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
+        super().__init__(NoControl(address, "not written yet"))
         self._identity = identity
         self._address = address
         self._options = options

@@ -11,6 +11,7 @@ from typing import Any
 from drivers import whatsminer_answers as answers
 from drivers._pyasic import WhatsminerV2Rpc, WhatsminerV3Rpc, class_name
 from drivers.catalogue import nameplate
+from drivers.commands import Commanded, NoControl
 from drivers.driver import (
     AuthenticationFailed,
     Capabilities,
@@ -43,10 +44,11 @@ class _Slow:
     notes: tuple[str, ...] = ()
 
 
-class _Whatsminer:
+class _Whatsminer(Commanded):
     """What both protocols share: the slow schedule and how facts become a reading."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
+        super().__init__(NoControl(address, "not written yet"))
         self._identity = identity
         self._address = address
         self._options = options
