@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
@@ -243,6 +244,16 @@ async def test_a_loop_that_just_ends_is_started_again_too():
     assert len(await started(done, 3, restart_after_s=(0.01, 0.01))) == 2
 
 
+def wait_for_a_round(database):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with Reader(database) as reader:
+            if reader.last_round_at() is not None:
+                return
+        time.sleep(0.01)
+    pytest.fail("no round was stored")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_the_command_ends_cleanly_when_asked_to(tmp_path, number):
     (tmp_path / "site.toml").write_text(
@@ -257,6 +268,7 @@ def test_the_command_ends_cleanly_when_asked_to(tmp_path, number):
     for line in process.stderr:
         seen.append(line)
         if "event=read_failed" in line:
+            wait_for_a_round(tmp_path / "db")
             process.send_signal(number)
     assert process.wait(timeout=10) == 0
     process.stderr.close()
