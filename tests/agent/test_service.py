@@ -84,7 +84,8 @@ async def test_machines_that_refuse_are_unreachable_and_stored_as_such(database)
     with Reader(database) as reader:
         assert {view.failure for view in reader.latest()} == {"refused"}
         assert reader.last_round_at() is not None
-    row = sqlite3.connect(database).execute("select machines, answered, failed from rounds").fetchone()
+    with closing(sqlite3.connect(database)) as connection:
+        row = connection.execute("select machines, answered, failed from rounds").fetchone()
     assert row == (2, 0, 2)
 
 
