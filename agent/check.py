@@ -16,6 +16,7 @@ from agent.options import read_options
 from agent.store import Reader, StoreError
 from drivers.addresses import parse_targets
 from drivers.discovery import scan
+from drivers.driver import OutOfSockets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def _configuration(config: Config) -> Finding:
 
 
 def _database(path: Path) -> Finding:
-    if path.exists():
+    if _may_exist(path):
         try:
             with Reader(path) as reader:
                 polled_at = reader.last_round_at()
@@ -69,6 +70,13 @@ def _database(path: Path) -> Finding:
     return Finding(what="database", ok=True, detail=f"{path}: will be created at the first start")
 
 
+def _may_exist(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a directory that we may not enter; opening it will say so
+        return True
+
+
 async def _reachability(config: Config) -> Finding:
     addresses = parse_targets(config.scan.addresses)
     if not addresses:
@@ -77,7 +85,10 @@ async def _reachability(config: Config) -> Finding:
             ok=False,
             detail="scan.addresses is empty: nowhere to look; set it in the configuration",
         )
-    result = await scan(addresses, options=read_options(config, Clock()))
+    try:
+        result = await scan(addresses, options=read_options(config, Clock()))
+    except OutOfSockets as error:
+        return Finding(what="machines", ok=False, detail=str(error))
     counts = f"{len(result.found)} found, {len(result.failures)} failed, {result.silent} silent"
     if not result.found:
         return Finding(

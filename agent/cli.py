@@ -214,7 +214,10 @@ def _load(path: Path | None) -> "Config":
     """The configuration, with its logins resolved once so that a missing secret is told now."""
     from agent.config import Config, load
 
-    if path is None and DEFAULT_CONFIG.is_file():
+    try:
+        if path is None and DEFAULT_CONFIG.is_file():
+            path = DEFAULT_CONFIG
+    except OSError:  # in a directory that we may not enter; reading it will say so
         path = DEFAULT_CONFIG
     config = Config() if path is None else load(path)
     config.logins()

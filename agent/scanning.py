@@ -9,21 +9,28 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agent.clock import Clock
 from agent.config import Config
+from agent.errors import AgentError
 from agent.options import read_options
 from agent.progress import scan_progress
 from drivers.addresses import parse_targets
 from drivers.discovery import ScanResult, scan
+from drivers.driver import OutOfSockets
 from drivers.inventory import FindingKind, reconcile
 
 
 def scan_addresses(expressions: Sequence[str], config: Config, *, as_json: bool) -> ScanResult:
-    """Scan and print what was found. Raises `AddressError` before anything is sent."""
+    """Scan and print what was found. Raises `AddressError` before anything is sent, and `AgentError` if
+    this host has no sockets left to look with."""
     addresses = parse_targets(expressions)
     with scan_progress(hidden=as_json) as progress:
-        result = asyncio.run(scan(addresses, options=read_options(config, Clock()), progress=progress))
+        try:
+            result = asyncio.run(scan(addresses, options=read_options(config, Clock()), progress=progress))
+        except OutOfSockets as error:
+            raise AgentError(str(error)) from error
     if as_json:
         sys.stdout.write(json.dumps(as_data(result)) + "\n")
     else:
@@ -59,16 +66,21 @@ def _print(result: ScanResult, count: int) -> None:
         table.add_column(heading, no_wrap=True)
     for address, identity in result.found:
         table.add_row(
-            str(address),
-            identity.machine_id or "no identity",
-            identity.make,
-            identity.model,
-            identity.firmware or "-",
+            *(
+                Text(cell)  # what machines say of themselves is no markup
+                for cell in (
+                    str(address),
+                    identity.machine_id or "no identity",
+                    identity.make,
+                    identity.model,
+                    identity.firmware or "-",
+                )
+            )
         )
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for failure in result.failures:
-        console.print(f"[yellow]{failure.address}: {failure.kind}: {failure.detail}[/]")
+        console.print(Text(f"{failure.address}: {failure.kind}: {failure.detail}", "yellow"))
     for machine_id in _duplicates(result):
-        console.print(f"[yellow]{machine_id}: answers at more than one address[/]")
+        console.print(Text(f"{machine_id}: answers at more than one address", "yellow"))
     console.print(f"{len(result.found)} machines at {count} addresses, {result.silent} silent")

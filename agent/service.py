@@ -7,11 +7,12 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import ClassVar, ParamSpec, Self, TypeVar
 
 from agent.clock import Clock
 from agent.config import Config
@@ -28,8 +29,8 @@ from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
 from drivers.discovery import ScanProgress, scan
-from drivers.driver import Driver, WrongMachine
-from drivers.reading import MachineId
+from drivers.driver import Capabilities, Driver, Unsupported, WrongMachine
+from drivers.reading import Address, Identity, MachineId, Reading
 
 log = logging.getLogger("hashcost")
 
@@ -153,7 +154,10 @@ class Agent:
         driver = self._drivers.get(machine_id)
         if driver is None:
             machine = self.fleet[machine_id]
-            driver = connect(machine.identity, machine.address, options=self._read_options)
+            try:
+                driver = connect(machine.identity, machine.address, options=self._read_options)
+            except Unsupported as error:  # remembered by another version; the others are read all the same
+                driver = _Unreadable(machine.identity, machine.address, error.detail)
             self._drivers[machine_id] = driver
         return driver
 
@@ -202,6 +206,22 @@ class Agent:
     async def _in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._writer, lambda: function(*args, **kwargs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """The `Driver` of a machine that this version cannot read: every read says so."""
+
+    identity: Identity
+    address: Address
+    detail: str
+    capabilities: ClassVar = Capabilities(can_sleep=False, power_modes=frozenset(), reports_power=False)
+
+    async def read(self) -> Reading:
+        raise Unsupported(self.address, self.detail)
+
+    async def identify(self) -> Identity:
+        raise Unsupported(self.address, self.detail)
 
 
 async def supervise(

@@ -8,7 +8,7 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -268,7 +268,8 @@ def _refuse_foreign(db: Database, path: Path) -> None:
 
 
 def _refuse_newer(db: Database, path: Path) -> None:
-    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    with closing(Database(memory=True)) as empty:
+        known = {migration.name for migration in migrations.pending(empty)}
     unknown = [migration.name for migration in migrations.applied(db) if migration.name not in known]
     if unknown:
         raise StoreError(

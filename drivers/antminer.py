@@ -98,8 +98,6 @@ class Antminer(Commanded):
 
     def _check_signs(self, live: answers.Live) -> None:
         """The cheap check: a changed type or controller id means asking for the MAC at once."""
-        if live.stranger_mac:
-            raise WrongMachine(self._address, f"a Whatsminer ({live.stranger_mac}) answers here; scan again")
         if self._identity.mac is None:
             check_identity(self._address, self._identity, mac=None, serial=live.miner_id)
         signs = (live.model, live.miner_id)

@@ -10,7 +10,7 @@ from typing import Any
 
 from drivers.reading import Board, Pool, PowerMode
 from drivers.transport import Answer
-from drivers.values import flag, mac, mapping, number, positive, rows, text, whole
+from drivers.values import flag, mapping, number, positive, rows, text, whole
 
 _CHAINS = range(1, 17)
 _FANS = range(1, 9)
@@ -24,11 +24,7 @@ _THS_PER_UNIT = {"H": 1e-12, "KH": 1e-9, "MH": 1e-6, "GH": 1e-3, "TH": 1.0, "PH"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What `stats` and `summary` say now.
-
-    `silent` means well-formed answers without any row in them. `stranger_mac` is a MAC in `summary`, where
-    only Whatsminers have one.
-    """
+    """What `stats` and `summary` say now. `silent` means well-formed answers without any row in them."""
 
     hashrate_ths: float | None
     expected_ths: float | None
@@ -38,7 +34,6 @@ class Live:
     model: str | None
     miner_id: str | None
     silent: bool
-    stranger_mac: str | None
 
 
 def live(stats: Answer, summary: Answer, boards_built: int | None) -> Live:
@@ -57,7 +52,6 @@ def live(stats: Answer, summary: Answer, boards_built: int | None) -> Live:
         model=text(head.get("Type")),
         miner_id=text(body.get("miner_id")),
         silent=_empty(stats, "STATS") and _empty(summary, "SUMMARY"),
-        stranger_mac=mac(total.get("MAC")),
     )
 
 

@@ -30,65 +30,75 @@ class FleetApp(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit (the agent goes on)"),
-        Binding("home", "worst", "Worst margin"),
-        Binding("end", "best", "Best margin"),
+        Binding("home", "worst", "Worst margin", priority=True),
+        Binding("end", "best", "Best margin", priority=True),
     ]
+    """Home and end have priority: the table would take them for columns."""
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self._source = source
+        self._prices = Static(id="prices")
+        self._fleet: DataTable[Text] = DataTable(id="fleet", cursor_type="row", zebra_stripes=True)
+        self._totals = Static(id="totals")
 
     def compose(self) -> ComposeResult:
         """Prices above, the fleet between, totals below."""
-        yield Static(id="prices")
-        yield DataTable(id="fleet", cursor_type="row", zebra_stripes=True)
-        yield Static(id="totals")
+        yield self._prices
+        yield self._fleet
+        yield self._totals
         yield Footer()
 
     def on_mount(self) -> None:
         """Lay the table out and begin to refresh."""
-        self.query_one("#fleet", DataTable).add_columns(*(heading for heading, _ in COLUMNS))
+        self._fleet.add_columns(*(heading for heading, _ in COLUMNS))
         self.run_worker(self._refresh_forever(), exclusive=True)
 
     def action_worst(self) -> None:
         """Jump to the machine with the worst margin."""
-        self.query_one("#fleet", DataTable).move_cursor(row=0)
+        self._fleet.move_cursor(row=0)
 
     def action_best(self) -> None:
         """Jump to the other end of the table."""
-        table = self.query_one("#fleet", DataTable)
-        table.move_cursor(row=table.row_count - 1)
+        self._fleet.move_cursor(row=self._fleet.row_count - 1)
 
     async def _refresh_forever(self) -> None:
         while True:
             try:
                 snapshot = await asyncio.to_thread(self._source.snapshot)
             except StoreError as error:
-                self.query_one("#totals", Static).update(Text(str(error), "bold red"))
+                self._totals.update(Text(str(error), "bold red"))
             else:
                 self._show(snapshot)
             await asyncio.sleep(REFRESH_S)
 
     def _show(self, snapshot: Snapshot) -> None:
         picture = snapshot.picture
-        self.query_one("#prices", Static).update(Group(*header_lines(picture.market, picture.terms)))
+        self._prices.update(Group(*header_lines(picture.market, picture.terms)))
         self._show_fleet(snapshot)
         lines = [*total_lines(totals(picture.views)), _age_line(snapshot)]
-        self.query_one("#totals", Static).update(Group(*lines))
+        self._totals.update(Group(*lines))
 
     def _show_fleet(self, snapshot: Snapshot) -> None:
-        """Fill the table anew, with the cursor on the machine that it was on."""
-        table = self.query_one("#fleet", DataTable)
+        """Fill the table anew, with the cursor on the machine that it was on. The view follows the cursor if it was
+        in sight, and stays where somebody scrolled to if it was not."""
+        table = self._fleet
         chosen = None
         if table.row_count:
             chosen = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+        offset, seen = table.scroll_offset, table.cursor_row in self._rows_in_sight()
         table.clear()
         row = 0
         for index, view in enumerate(snapshot.picture.views):
             table.add_row(*cells(view), key=view.machine_id)
             if view.machine_id == chosen:
                 row = index
-        table.move_cursor(row=row, scroll=chosen is not None)
+        table.scroll_to(offset.x, offset.y, animate=False, force=True, immediate=True)
+        table.move_cursor(row=row, scroll=seen)
+
+    def _rows_in_sight(self) -> range:
+        first = self._fleet.scroll_offset.y
+        return range(first, first + max(1, self._fleet.size.height - self._fleet.header_height))
 
 
 def _age_line(snapshot: Snapshot) -> Text:

@@ -15,8 +15,6 @@ from typing import Protocol
 from drivers.simulator.faults import Fault
 from drivers.simulator.machine import SimulatedMachine
 
-INPUT_LIMIT_BYTES = 64 * 1024
-"""More unanswered input than any honest client sends; the connection is reset."""
 IDLE_S = 10.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -56,7 +54,6 @@ class Link(asyncio.Protocol):
         self._conversation: Conversation | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._late: list[asyncio.TimerHandle] = []
-        self._received = 0
 
     # -- asyncio.Protocol
 
@@ -78,15 +75,14 @@ class Link(asyncio.Protocol):
         self._restart_idle_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Hand input on, within bounds."""
+        """Hand input on; conversations keep it within bounds."""
         machine = self._machine
         if machine is None or self._conversation is None:
             return
         if machine.has(Fault.HANGS) or machine.has(Fault.NO_ANSWER):
             self._stop_idling()
             return
-        self._received += len(data)
-        if machine.offline or machine.has(Fault.RESETS) or self._received > INPUT_LIMIT_BYTES:
+        if machine.offline or machine.has(Fault.RESETS):
             self.reset()
             return
         self._restart_idle_timer()
@@ -112,7 +108,6 @@ class Link(asyncio.Protocol):
     def answer(self, wire: bytes, *, writes: bool = False, crashed: bool = False, close: bool = True) -> None:
         """Send an answer that is framed already, the way the machine's faults have it."""
         machine = self._machine
-        self._received = 0
         if machine is None:
             return
         if crashed:

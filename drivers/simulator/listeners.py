@@ -19,6 +19,8 @@ from drivers.simulator.link import Conversation, Link
 from drivers.simulator.machine import SimulatedMachine
 
 BACKLOG = 4096
+ACCEPTED_AT_ONCE = 100
+"""Connections that the event loop takes in one go; asyncio knows it only as its backlog."""
 SPARE_FILES = 4096
 """Open files kept for connections and everything else."""
 FILTERED_ADDRESSES = 400
@@ -153,7 +155,10 @@ class Listeners:
 
     async def _serve(self, ear: _Ear) -> None:
         if not ear.closed:
-            await asyncio.get_running_loop().create_server(self._link, sock=ear.sock, backlog=BACKLOG)
+            loop = asyncio.get_running_loop()
+            await loop.create_server(self._link, sock=ear.sock, backlog=ACCEPTED_AT_ONCE)
+            if not ear.closed:
+                ear.sock.listen(BACKLOG)
 
     def _link(self) -> Link:
         return Link(self._called, self._converse, self._links, self._links_gone)

@@ -19,12 +19,12 @@ from drivers.simulator.machine import SimulatedMachine, WriteOutcome
 from drivers.simulator.models import Cooling
 from drivers.simulator.rpc import Json, packed
 from drivers.simulator.telemetry import BoardSaid, Said, observe
-from drivers.simulator.whatsminer_v2 import (
+from drivers.simulator.whatsminer_v2 import limit_fraction
+from drivers.simulator.whatsminer_v2_reads import (
     INVALID,
     devdetails,
     get_miner_info,
     get_version,
-    limit_fraction,
     message,
     status,
 )

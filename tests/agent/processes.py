@@ -30,7 +30,7 @@ def python(
     """
     return subprocess.run(
         [sys.executable, "-B", "-c", (AS_NOBODY if nobody else "") + code, *arguments],
-        env={**_environment(), **environment},
+        env={**child_environment(), **environment},
         cwd="/",
         capture_output=True,
         text=True,
@@ -45,7 +45,8 @@ def hashcost(*arguments: object, **options: object) -> subprocess.CompletedProce
     return python(CLI, *map(str, arguments), **options)
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """What a child is told: where the project is, a width, and nothing of the person who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HASHCOST_")}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 

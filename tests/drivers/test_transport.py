@@ -192,7 +192,7 @@ async def test_a_host_that_does_not_even_connect(leftovers, network) -> None:
             each.setblocking(False)
             each.connect_ex((f"{network}.1", 4028))
         with leftovers(within_s=0.3), pytest.raises(NoAnswer):
-            await ask_cgminer(endpoint(f"{network}.1"), {"command": "summary"})
+            await ask_cgminer(endpoint(f"{network}.1", call_s=5.0), {"command": "summary"})
         for each in crowd:
             each.close()
 

@@ -104,7 +104,7 @@ def test_no_answer_and_the_neighbours_do(shared: bool, clients: Any, run_isolate
                 site.set_fault(address, Fault.NO_ANSWER)
             for address in (dead[0], dead[-1]):
                 with pytest.raises(TimeoutError):
-                    await clients.tcp(address, 4028, b'{"command":"get_version"}', timeout_s=0.3)
+                    await asyncio.wait_for(asyncio.open_connection(address, 4028), 0.3)
             assert await clients.tcp(alive, 4028, b'{"command":"get_version"}')
             site.clear_faults()
             assert await clients.tcp(dead[0], 4028, b'{"command":"get_version"}')

@@ -74,7 +74,7 @@ def test_a_reboot_takes_it_off_the_network_and_keeps_it_asleep_if_it_was() -> No
     plant.sleep(400.0)
     plant.reboot(500.0)
     plant.advance(1_000.0)
-    assert plant.run_state(1_000.0) is RunState.ASLEEP
+    assert (plant.run_state(1_000.0), plant.hashrate_ths(1_000.0)) == (RunState.ASLEEP, 0.0)
 
 
 def test_modes_limits_boards_and_work_set_the_target() -> None:

@@ -1,0 +1,281 @@
+"""The agent as a whole on loopback addresses where nobody listens, and the supervisor of its loops."""
+
+import asyncio
+import json
+import logging
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from agent.appraisal import Terms
+from agent.baseline import SAMPLES_NEEDED
+from agent.clock import Clock
+from agent.config import Config, PollSection, ScanSection
+from agent.policy import Action, Reason
+from agent.rows import to_ms
+from agent.service import Agent, supervise
+from agent.store import Reader, Store
+from drivers.driver import NoAnswer, WrongMachine
+from drivers.reading import Address, Family, RunState
+from tests.agent.builders import (
+    NOW,
+    FakeDriver,
+    HandClock,
+    identity,
+    mac,
+    machine,
+    reading,
+)
+from tests.agent.processes import CLI, child_environment, hashcost
+
+CONFIG = Config(poll=PollSection(interval_s=1.0, deadline_s=1.0))
+NOBODY_THERE = Address(host="127.66.0.1")
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "hashcost.db"
+
+
+@pytest.fixture
+def lines(caplog):
+    """What was logged, as texts."""
+    caplog.set_level(logging.INFO, logger="hashcost")
+    return lambda event: [record.getMessage() for record in caplog.records if event in record.getMessage()]
+
+
+def known(database, *machines):
+    """A store as an agent left it that knew these machines."""
+    with Store(database) as store:
+        store.save_machines(machines, Terms())
+        store.save_baselines(machines)
+
+
+class SiteOfFakes(Agent):
+    """An agent whose machines are fake drivers; everything behind them is real."""
+
+    fakes: dict
+
+    def _driver(self, machine_id):
+        return self.fakes[machine_id]
+
+
+def site(database, *drivers, clock=None):
+    known(database, *[machine(number) for number in range(1, len(drivers) + 1)])
+    agent = SiteOfFakes(CONFIG, database, clock=Clock(now=clock or HandClock()))
+    agent.fakes = {mac(number): driver for number, driver in enumerate(drivers, start=1)}
+    return agent
+
+
+async def test_machines_that_refuse_are_unreachable_and_stored_as_such(database):
+    known(database, machine(1, address=NOBODY_THERE), machine(2, address=Address(host="127.66.0.2")))
+    async with Agent(CONFIG, database) as agent:
+        shown = await agent.poll_once()
+    assert [(view.action, view.reason, view.failure) for view in shown.views] == [
+        (Action.HOLD, Reason.UNREACHABLE, "refused")
+    ] * 2
+    with Reader(database) as reader:
+        assert {view.failure for view in reader.latest()} == {"refused"}
+        assert reader.last_round_at() is not None
+    with closing(sqlite3.connect(database)) as connection:
+        row = connection.execute("select machines, answered, failed from rounds").fetchone()
+    assert row == (2, 0, 2)
+
+
+async def test_a_machine_that_this_version_cannot_read_does_not_stop_the_others(database):
+    stranger = identity(2, family=Family.GENERIC, driver_class="MinerOfAnotherVersion")
+    known(database, machine(1, address=NOBODY_THERE), machine(2, address=NOBODY_THERE, identity=stranger))
+    async with Agent(CONFIG, database) as agent:
+        shown = await agent.poll_once()
+    assert {view.machine_id: view.failure for view in shown.views} == {
+        mac(1): "refused",
+        mac(2): "unsupported",
+    }
+
+
+async def test_the_inventory_and_its_baselines_come_back_after_a_restart(database):
+    known(database, machine(1, *[reading()] * SAMPLES_NEEDED, address=NOBODY_THERE))
+    async with Agent(CONFIG, database) as agent:
+        (only,) = agent.fleet
+    assert only.address == NOBODY_THERE
+    assert only.baselines.latest.hashrate_ths == 200.0
+
+
+async def test_a_round_is_appraised_under_the_configured_prices_and_stored(database):
+    async with site(database, FakeDriver(reading())) as agent:
+        shown = await agent.poll_once()
+    assert round(shown.market.hashprice_usd_per_ph_day, 2) == 39.44
+    assert shown.market.at == NOW
+    assert shown.views[0].margin_usd_per_day == pytest.approx(2.848, abs=1e-3)
+    with Reader(database) as reader:
+        assert reader.latest() == shown.views
+
+
+async def test_a_reading_stands_for_two_and_a_half_intervals(database):
+    clock = HandClock()
+    async with site(database, FakeDriver(reading(), NoAnswer("x", "y")), clock=clock) as agent:
+        await agent.poll_once()
+        with Reader(database) as reader:
+            ((_, (stored,)),) = reader.readings(NOW, NOW + timedelta(seconds=1))
+    assert (stored.began_ms, stored.valid_ms) == (to_ms(NOW), 2500)
+
+
+async def test_a_failure_is_logged_once_and_its_end_once(database, lines):
+    down = NoAnswer("10.0.0.1", "nobody there")
+    driver = FakeDriver(reading(), down, down, down, reading())
+    async with site(database, driver) as agent:
+        while driver.reads < 6:
+            await agent.poll_once()
+    assert len(lines("event=read_failed")) == 1
+    assert f"machine={mac(1)} kind=no_answer" in lines("event=read_failed")[0]
+    assert lines("event=read_recovered") == [f"event=read_recovered machine={mac(1)}"]
+
+
+async def test_baselines_are_written_when_the_agent_stops(database):
+    driver = FakeDriver(reading())
+    async with site(database, driver) as agent:
+        for _ in range(SAMPLES_NEEDED):
+            await agent.poll_once()
+    with Store(database) as store:
+        (after,) = store.load_machines()
+    assert after.baselines.latest.power_w == 3500.0
+
+
+async def test_another_machine_at_an_address_is_held_as_unreachable(database):
+    async with site(database, FakeDriver(WrongMachine("10.0.0.1", "is another"))) as agent:
+        shown = await agent.poll_once()
+    assert (shown.views[0].run_state, shown.views[0].failure) == (RunState.UNKNOWN, "wrong_machine")
+
+
+async def test_polling_shows_every_picture_and_counts_the_rounds_it_was_late_for(database, lines):
+    shown = []
+
+    async with site(database, FakeDriver(reading(), takes_s=1.3)) as agent:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.8):
+                await agent.poll_forever(shown.append)
+        assert agent.skipped_rounds == 1
+    assert len(shown) == 1
+    assert lines("event=rounds_skipped") == ["event=rounds_skipped count=1 total=1"]
+
+
+async def test_a_scan_of_addresses_where_nobody_listens_finds_nothing_and_removes_nothing(database):
+    known(database, machine(1, address=NOBODY_THERE))
+    config = Config(scan=ScanSection(addresses=["127.66.0.1-3"]), poll=CONFIG.poll)
+    async with Agent(config, database) as agent:
+        changes = await agent.scan()
+        assert (list(changes.events), list(changes.reconnect)) == ([], [])
+        assert len(agent.fleet) == 1
+
+
+async def test_cancelling_the_agent_ends_it_at_once_and_closes_the_store(database):
+    async with site(database, FakeDriver(asyncio.Event().wait)) as agent:
+        running = asyncio.ensure_future(agent.run())
+        while not agent.fakes[mac(1)].reads:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        async with asyncio.timeout(1):
+            with suppress(asyncio.CancelledError):
+                await running
+        assert agent.fakes[mac(1)].cancelled
+    assert not database.with_name("hashcost.db-wal").exists()
+
+
+async def started(loop, count, **options):
+    """When `loop` was started under the supervisor, `count` times."""
+    starts = []
+
+    async def counted():
+        starts.append(asyncio.get_running_loop().time())
+        await loop()
+
+    supervised = asyncio.ensure_future(supervise("test", counted, **options))
+    async with asyncio.timeout(5):
+        while len(starts) < count:
+            await asyncio.sleep(0.002)
+    supervised.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervised
+    return [later - sooner for sooner, later in pairwise(starts)]
+
+
+async def broken():
+    raise ValueError("a bug")
+
+
+async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time(lines):
+    waits = await started(broken, 6, restart_after_s=(0.02, 0.08))
+    for wait, expected in zip(waits, [0.02, 0.04, 0.08, 0.08, 0.08], strict=True):
+        assert expected <= wait < expected + 0.05
+    assert len(lines("event=loop_failed loop=test")) == 6
+
+
+async def test_a_failed_loop_is_logged_with_what_happened(caplog):
+    await started(broken, 1, restart_after_s=(5, 5))
+    assert "ValueError: a bug" in caplog.text
+    assert "restart_after_s=5" in caplog.text
+
+
+async def test_a_loop_that_ran_long_is_started_again_soon():
+    calls = 0
+
+    async def sometimes_long():
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            await asyncio.sleep(0.12)
+        raise ValueError
+
+    waits = await started(sometimes_long, 5, restart_after_s=(0.02, 0.1))
+    assert waits[2] >= 0.08
+    assert waits[3] - 0.12 < 0.07
+
+
+async def test_a_loop_that_just_ends_is_started_again_too():
+    async def done():
+        return
+
+    assert len(await started(done, 3, restart_after_s=(0.01, 0.01))) == 2
+
+
+def wait_for_a_round(database):
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with Reader(database) as reader:
+            if reader.last_round_at() is not None:
+                return
+        time.sleep(0.01)
+    pytest.fail("no round was stored")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_the_command_ends_cleanly_when_asked_to(tmp_path, number):
+    (tmp_path / "site.toml").write_text(
+        '[scan]\naddresses = ["127.66.0.1"]\n[poll]\ninterval_s = 1\ndeadline_s = 1\n'
+    )
+    known(tmp_path / "db", machine(1, address=NOBODY_THERE))
+    arguments = ["run", "--config", tmp_path / "site.toml", "--database", tmp_path / "db"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLI, *arguments], stderr=subprocess.PIPE, text=True, env=child_environment()
+    )
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "event=read_failed" in line:
+            wait_for_a_round(tmp_path / "db")
+            process.send_signal(number)
+    assert process.wait(timeout=10) == 0
+    process.stderr.close()
+    assert sum("event=read_failed" in line for line in seen) == 1
+    assert "event=started" in seen[0]
+    assert "event=stopped" in seen[-1]
+    assert "Traceback" not in "".join(seen)
+    status = hashcost("status", "--json", "--database", tmp_path / "db")
+    assert json.loads(status.stdout)["machines"][0]["failure"] == "refused"

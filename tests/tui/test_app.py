@@ -1,0 +1,303 @@
+"""The terminal as an operator sees it: driven with keys, looked at on its screen, fed by a real store."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable
+
+from agent.store import StoreError
+from tests.agent.builders import (
+    asleep,
+    at,
+    eventually,
+    failure,
+    identity,
+    machine,
+    market,
+    reading,
+    stored_site,
+)
+from tests.agent.processes import child_environment
+from tui import app as tui_app
+from tui.app import FleetApp, run
+from tui.source import Source
+
+WIDE, NARROW, TINY = (180, 40), (80, 24), (20, 6)
+LOSING = 9000.0
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    return tmp_path / "hashcost.db"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Refresh so often that a test need not wait for two seconds."""
+    monkeypatch.setattr(tui_app, "REFRESH_S", 0.2)
+
+
+def poll(database, *machines, ago=timedelta(), **changes):
+    """Store a round of machines as if it were polled just now."""
+    now = datetime.now(UTC) - ago
+    return stored_site(database, *at(now, machines), market=market(at=now, **changes))
+
+
+def three(database, *, losing=2):
+    """Three machines of which number `losing` has the worst margin."""
+    return poll(
+        database,
+        *[
+            machine(number, reading(power_w=LOSING if number == losing else 3000.0 + number))
+            for number in (1, 2, 3)
+        ],
+    )
+
+
+@asynccontextmanager
+async def opened(database, size=WIDE) -> AsyncIterator[Pilot[None]]:
+    app = FleetApp(Source(database))
+    async with app.run_test(size=size) as pilot:
+        yield pilot
+
+
+def text(pilot) -> str:
+    """What is on the screen."""
+    lines = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in lines)
+
+
+def fleet(pilot) -> DataTable:
+    return pilot.app.query_one("#fleet", DataTable)
+
+
+def addresses(pilot) -> list[str]:
+    table = fleet(pilot)
+    return [str(table.get_row_at(row)[0]) for row in range(table.row_count)]
+
+
+def chosen(pilot) -> str:
+    return addresses(pilot)[fleet(pilot).cursor_row]
+
+
+async def until(pilot, condition: Callable[[], bool]) -> None:
+    await eventually(condition)
+    await pilot.pause()
+
+
+async def shows(pilot, *words: str) -> None:
+    """Wait until all of it is on the screen; then fail with the screen."""
+    try:
+        await until(pilot, lambda: all(word in text(pilot) for word in words))
+    except TimeoutError:
+        screen = text(pilot)
+        assert [word for word in words if word not in screen] == [], screen
+
+
+async def test_prices_are_shown_with_where_they_come_from(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "hashprice 39.44 USD/PH/day (test)", "power 0.0600 USD/kWh (test)")
+
+
+async def test_prices_that_are_not_known_are_shown_as_such(database):
+    poll(database, machine(1, reading()), hashprice=None)
+    async with opened(database) as pilot:
+        await shows(pilot, "hashprice - USD/PH/day (unknown)", "stale_market")
+
+
+async def test_machines_are_shown_worst_margin_first_and_unknown_last(database):
+    poll(
+        database,
+        machine(1, reading(power_w=3000.0)),
+        machine(2, failure("refused")),
+        machine(3, reading(power_w=LOSING)),
+        machine(4, asleep()),
+    )
+    async with opened(database) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 4)
+        assert addresses(pilot) == ["10.0.0.3", "10.0.0.4", "10.0.0.1", "10.0.0.2"]
+        await shows(pilot, "curtail below_breakeven", "hold unreachable:refused", "asleep")
+
+
+async def test_totals_are_shown(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(
+            pilot, "site 3 machines (3 mining)", "15.0 kW", "0.600 PH/s", "1 machines, 9.0 kW to curtail"
+        )
+
+
+async def test_a_fresh_picture_is_not_marked_stale(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "last poll 0 s ago")
+        assert "STALE" not in text(pilot)
+
+
+async def test_an_old_picture_is_marked_stale_and_still_shown(database):
+    poll(database, machine(1, reading()), ago=timedelta(minutes=10))
+    async with opened(database) as pilot:
+        await shows(pilot, "STALE: last poll 60", "is the agent running?", "10.0.0.1", "39.44")
+
+
+async def test_a_new_round_appears_by_itself(database):
+    three(database)
+    async with opened(database) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 3)
+        three(database, losing=1)
+        await until(pilot, lambda: addresses(pilot)[0] == "10.0.0.1")
+
+
+async def test_the_cursor_stays_on_its_machine_when_the_rows_change_places(database):
+    three(database, losing=2)
+    async with opened(database) as pilot:
+        await until(pilot, lambda: addresses(pilot) == ["10.0.0.2", "10.0.0.3", "10.0.0.1"])
+        await pilot.press("down")
+        assert chosen(pilot) == "10.0.0.3"
+        three(database, losing=3)
+        await until(pilot, lambda: addresses(pilot)[0] == "10.0.0.3")
+        assert chosen(pilot) == "10.0.0.3"
+        assert fleet(pilot).cursor_row == 0
+
+
+async def test_home_and_end_go_to_the_worst_and_the_best_margin(database):
+    three(database)
+    async with opened(database) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 3)
+        await pilot.press("end")
+        assert chosen(pilot) == "10.0.0.1"
+        await pilot.press("home")
+        assert chosen(pilot) == "10.0.0.2"
+
+
+async def test_a_refresh_does_not_scroll_away_from_what_is_being_looked_at(database):
+    poll(database, *[machine(number, reading(power_w=3000.0 + number)) for number in range(1, 200)])
+    async with opened(database, NARROW) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 199)
+        fleet(pilot).scroll_to(y=50, animate=False)
+        await until(pilot, lambda: fleet(pilot).scroll_y == 50)
+        await asyncio.sleep(0.5)
+        await pilot.pause()
+        assert fleet(pilot).scroll_y == 50
+
+
+async def test_the_view_follows_the_cursor_when_its_machine_goes_elsewhere(database):
+    machines = [machine(number, reading(power_w=3000.0 + number)) for number in range(1, 200)]
+    poll(database, *machines)
+    async with opened(database, NARROW) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 199)
+        assert chosen(pilot) == "10.0.0.199"
+        poll(database, *machines[:-1], machine(199, reading(power_w=2000.0)))
+        await until(pilot, lambda: addresses(pilot)[-1] == "10.0.0.199")
+        await until(pilot, lambda: "10.0.0.199" in text(pilot))
+        assert chosen(pilot) == "10.0.0.199"
+
+
+async def test_quitting_while_a_picture_is_loaded_is_no_error(database):
+    three(database)
+    for _ in range(10):
+        async with opened(database) as pilot:
+            pilot.app.exit()
+        assert pilot.app.return_code == 0
+
+
+async def test_it_works_while_the_agent_is_down(database):
+    three(database)
+    assert sorted(each.name for each in database.parent.iterdir()) == ["hashcost.db"]
+    async with opened(database) as pilot:
+        await shows(pilot, "10.0.0.1", "39.44")
+
+
+async def test_a_database_that_disappears_is_told_and_one_that_comes_back_is_shown(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "site 3 machines")
+        database.rename(database.with_name("away"))
+        await shows(pilot, "no such database")
+        database.with_name("away").rename(database)
+        await shows(pilot, "site 3 machines")
+
+
+async def test_a_database_that_is_damaged_while_it_is_shown_is_told(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "site 3 machines")
+        content = database.read_bytes()
+        database.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+        await shows(pilot, "hashcost.db: ")
+        assert "site 3 machines" not in text(pilot)
+
+
+async def test_names_of_machines_are_shown_as_they_are(database):
+    poll(database, machine(1, reading(), identity=identity(1, model="[red]S21[/] [/x]")))
+    async with opened(database) as pilot:
+        await shows(pilot, "[red]S21[/] [/x]")
+
+
+@pytest.mark.parametrize("size", [NARROW, TINY, (300, 100)], ids=str)
+async def test_any_size_of_terminal_will_do(database, size):
+    poll(database, *[machine(number, reading()) for number in range(1, 120)])
+    async with opened(database, size) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 119)
+        for key in ("end", "home", "pagedown", "right", "left", "up"):
+            await pilot.press(key)
+        await pilot.resize_terminal(*NARROW)
+        await pilot.pause()
+        assert text(pilot).strip()
+
+
+async def test_at_80_by_24_prices_machines_and_totals_are_all_there(database):
+    three(database)
+    async with opened(database, NARROW) as pilot:
+        await shows(pilot, "39.44 USD/PH/day", "10.0.0.2", "site 3 machines", "last poll")
+
+
+async def test_a_big_site_is_shown(database):
+    poll(database, *[machine(number, reading()) for number in range(1, 2001)])
+    async with opened(database) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 2000)
+        await shows(pilot, "site 2000 machines")
+
+
+async def test_q_quits(database):
+    three(database)
+    async with opened(database) as pilot:
+        await pilot.press("q")
+        await eventually(lambda: not pilot.app.is_running)
+    assert pilot.app.return_code == 0
+
+
+async def test_it_changes_nothing_in_the_store(database):
+    three(database)
+    before = database.read_bytes()
+    async with opened(database) as pilot:
+        await shows(pilot, "site 3 machines")
+        await pilot.press("down", "enter", "space", "delete", "end")
+    assert database.read_bytes() == before
+
+
+def test_without_a_database_it_does_not_even_open(database):
+    with pytest.raises(StoreError, match="no such database"):
+        run(database)
+
+
+def test_as_a_process_it_tells_a_missing_database_in_a_line(database):
+    ran = subprocess.run(
+        [sys.executable, "-m", "tui", str(database)],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"hashcost: {database}: no such database")
+    assert len(ran.stderr.splitlines()) == 1

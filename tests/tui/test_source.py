@@ -1,0 +1,61 @@
+"""The terminal's data: a snapshot of the store, how old it is, and an error in words while there is none."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from agent.store import Store, StoreError
+from tests.agent.builders import NOW, failure, machine, reading, save, stored_site
+from tui.source import STALE_AFTER, Source
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "hashcost.db"
+
+
+def test_a_snapshot_is_the_stored_picture_worst_margin_first(database):
+    shown = stored_site(
+        database, machine(1, reading()), machine(2, failure()), machine(3, reading(power_w=9000.0))
+    )
+    snapshot = Source(database).snapshot()
+    assert snapshot.picture.views == shown.views
+    assert [view.address for view in snapshot.picture.views] == ["10.0.0.3", "10.0.0.1", "10.0.0.2"]
+    assert snapshot.picture.market.price_usd_per_kwh == 0.06
+
+
+def test_a_snapshot_knows_how_old_it_is(database):
+    stored_site(database, machine(1, reading()))
+    snapshot = Source(database).snapshot()
+    assert snapshot.polled_at == NOW
+    assert snapshot.age(NOW + timedelta(seconds=30)) == timedelta(seconds=30)
+    assert not snapshot.is_stale(NOW + STALE_AFTER)
+    assert snapshot.is_stale(NOW + STALE_AFTER + timedelta(seconds=1))
+    assert snapshot.age() > datetime.now(UTC) - NOW - timedelta(minutes=1)
+
+
+def test_a_missing_database_is_an_error_in_words(database):
+    with pytest.raises(StoreError, match="no such database"):
+        Source(database).snapshot()
+
+
+def test_a_database_without_a_round_is_an_error_in_words(database):
+    with Store(database):
+        pass
+    with pytest.raises(StoreError, match="no poll round yet"):
+        Source(database).snapshot()
+
+
+def test_a_database_that_is_replaced_is_seen(database, tmp_path):
+    stored_site(database, machine(1, reading()))
+    source = Source(database)
+    source.snapshot()
+    stored_site(tmp_path / "other", machine(7, reading()))
+    (tmp_path / "other").replace(database)
+    assert [view.address for view in source.snapshot().picture.views] == ["10.0.0.7"]
+
+
+def test_a_snapshot_while_the_agent_writes_is_that_of_a_whole_round(database):
+    with Store(database) as store:
+        save(store, machine(1, reading()))
+        assert len(Source(database).snapshot().picture.views) == 1
