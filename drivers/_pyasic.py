@@ -6,17 +6,20 @@ of pydantic; that is undone here. The API classes below keep pyasic's public met
 turns a refused connection into an empty answer, `"nan"` into 0, and finishes a cut answer by guessing.
 """
 
+import base64
 import functools
+import hashlib
 import json
 import logging
 import ssl
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from drivers.driver import Credentials, DriverError
+from drivers.driver import Credentials, DriverError, Malformed
 from drivers.transport import (
     Answer,
     CgminerAnswer,
@@ -45,9 +48,11 @@ def _unchanged_logging() -> Iterator[None]:
 
 with _unchanged_logging(), warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from passlib.hash import md5_crypt
     from pyasic import settings
     from pyasic.errors import APIError
     from pyasic.miners import factory
+    from pyasic.rpc import btminer
     from pyasic.rpc.antminer import AntminerRPCAPI
     from pyasic.rpc.btminer import BTMinerRPCAPI, BTMinerV3RPCAPI
     from pyasic.web.antminer import AntminerModernWebAPI
@@ -80,15 +85,48 @@ class AntminerRpc(_Cgminer, AntminerRPCAPI):  # type: ignore[misc]
 
 
 class WhatsminerV2Rpc(_Cgminer, BTMinerRPCAPI):  # type: ignore[misc]
-    """pyasic's Whatsminer commands over TCP 4028."""
+    """pyasic's Whatsminer commands over TCP 4028. Its own token flow is not used: it logs what it makes."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint.host, endpoint.port)
         self.endpoint = endpoint
 
+    async def send_sealed(self, token: Any, command: str, parameters: Answer) -> Answer:
+        """An encrypted command under a `whatsminer_token`, and the answer to it, decrypted. Raises
+        `DriverError`."""
+        request = btminer.create_privileged_cmd(token, {"cmd": command, **parameters})
+        answer: Answer = await exchange(self.endpoint, request, CgminerAnswer())
+        if "enc" not in answer:
+            return answer
+        try:
+            opened = btminer.parse_btminer_priviledge_data(token, answer)
+        except (ValueError, TypeError, KeyError) as error:
+            raise Malformed(self.endpoint.name, "an answer that cannot be decrypted", sent=True) from error
+        return opened if isinstance(opened, dict) else {}
+
+
+def whatsminer_token(password: str, issued: Mapping[str, Any]) -> Any:
+    """What `get_token` issued (`time`, `salt`, `newsalt`) made into the token and key of encrypted commands.
+    Raises ValueError for what was not issued by a Whatsminer."""
+    told = [issued.get(name) for name in ("time", "salt", "newsalt")]
+    if not all(isinstance(each, str) for each in told):
+        raise ValueError("no time, salt or newsalt in it")
+    when, salt, newsalt = map(str, told)
+    key = _md5crypt(password, salt)
+    sign = _md5crypt(key + when, newsalt)
+    return btminer.TokenData(host_sign=sign, host_passwd_md5=key)
+
+
+def _md5crypt(word: str, salt: str) -> str:
+    """The hash alone. Not pyasic's, which hands the salt over in a way that passlib warns about."""
+    return str(md5_crypt.using(salt=salt[:8]).hash(word)).split("$")[3]
+
 
 class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
-    """pyasic's Whatsminer commands over TCP 4433."""
+    """pyasic's Whatsminer commands over TCP 4433. What it sets is signed with `pwd` and `salt`, which must
+    be told to it first."""
+
+    account = "super"
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint.host, endpoint.port)
@@ -104,15 +142,22 @@ class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
     ) -> Answer:
         """The machine's answer as it is. Raises `DriverError`."""
         parameter = {"param": parameters} if parameters is not None else {}
-        return await ask_framed(self.endpoint, {"cmd": command, **parameter, **members})
+        signature = self._signature(command) if command.startswith("set.") else {}
+        return await ask_framed(self.endpoint, {"cmd": command, **parameter, **members, **signature})
+
+    def _signature(self, command: str) -> Answer:
+        now = int(time.time())
+        digest = hashlib.sha256(f"{command}{self.pwd}{self.salt}{now}".encode()).digest()
+        return {"ts": now, "account": self.account, "token": base64.b64encode(digest).decode()[:8]}
 
 
 class AntminerWeb(AntminerModernWebAPI):  # type: ignore[misc]
-    """pyasic's `/cgi-bin` commands, for reading."""
+    """pyasic's `/cgi-bin` commands. The answer to one with parameters, which writes, may take `write_s`."""
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
+    def __init__(self, endpoint: Endpoint, credentials: Credentials | None, *, write_s: float) -> None:
         super().__init__(endpoint.host)
         self._access = WebAccess(endpoint, credentials)
+        self._write_s = write_s
 
     async def send_command(
         self,
@@ -121,11 +166,17 @@ class AntminerWeb(AntminerModernWebAPI):  # type: ignore[misc]
         allow_warning: bool = True,
         privileged: bool = False,
         **parameters: Any,
-    ) -> Answer:
-        """The JSON object at `/cgi-bin/<command>.cgi`. Raises `DriverError`; writing is not done here."""
+    ) -> Answer | None:
+        """The JSON object at `/cgi-bin/<command>.cgi`; parameters are posted, and None is answered if they are
+        not taken as they are spelled. Raises `DriverError`."""
+        path = f"/cgi-bin/{command}.cgi"
         if parameters:
-            raise NotImplementedError("this object reads")
-        return await self._access.json(f"/cgi-bin/{command}.cgi")
+            return await self._access.post(path, parameters, within_s=self._write_s)
+        return await self._access.json(path)
+
+    async def exact_miner_conf(self) -> Answer:
+        """`get_miner_conf` without any repair, to be written back. Raises `DriverError`."""
+        return await self._access.exact_json("/cgi-bin/get_miner_conf.cgi")
 
 
 # -- pyasic's tables of models ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Reads stock Antminers: every poll two RPC commands, and rarely the web interface that knows the rest.
+"""Stock Antminers. Reads with two RPC commands in every poll, and rarely the web interface that knows the rest.
 
 RPC (TCP 4028) has hashrate, boards, fans and on some firmware watts. The web interface (port 80, digest
 login) alone has the MAC and the work mode. A machine whose web interface is closed or refuses our login is
@@ -11,10 +11,11 @@ from datetime import datetime
 
 from drivers import antminer_answers as answers
 from drivers._pyasic import AntminerRpc, class_name, expected_boards
+from drivers.antminer_control import AntminerControl
 from drivers.antminer_power import ReportedPower
 from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
-from drivers.commands import Commanded, NoControl
+from drivers.commands import Commanded
 from drivers.driver import (
     Capabilities,
     DriverError,
@@ -25,7 +26,7 @@ from drivers.driver import (
 )
 from drivers.plausibility import judged
 from drivers.power import power_truth
-from drivers.reading import Address, Family, Identity, PowerMode, Reading, RunState
+from drivers.reading import Address, Family, Identity, Reading, RunState
 from drivers.reads import check_identity, deadline, endpoint, run_state
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, Answer
@@ -34,7 +35,6 @@ from drivers.values import mac, text
 RAMP_S = 900.0
 """A stock Antminer hashes in full within 15 minutes of its start."""
 _OPTIONAL_SHARE = 0.75
-_MODES = frozenset({PowerMode.NORMAL, PowerMode.LOW})
 _WITHOUT_SLEEP = ("S9", "T9", "S17", "T17")
 
 
@@ -42,7 +42,6 @@ class Antminer(Commanded):
     """One stock Antminer. Not for concurrent reads: it keeps what is slow to read between them."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(NoControl(address, "not written yet"))
         port = address.port or CGMINER_PORT
         self._identity = identity
         self._address = address
@@ -53,6 +52,9 @@ class Antminer(Commanded):
         self._boards_built = expected_boards(identity.driver_class)
         self._signs: tuple[str | None, str | None] | None = None
         self._previous_ths: float | None = None
+        why_not = _why_no_commands(identity, address)
+        control = None if why_not else AntminerControl(identity, address, options, self._rpc, self._slow)
+        super().__init__(address, control, self._slow.outdated, why_not)
 
     @property
     def address(self) -> Address:
@@ -66,11 +68,10 @@ class Antminer(Commanded):
 
     @property
     def capabilities(self) -> Capabilities:
-        """X19 and X21 sleep by configuration; older ones cannot."""
-        modern = not any(old in self._identity.model.upper() for old in _WITHOUT_SLEEP)
+        """X19 and X21 sleep by configuration; older ones cannot, nor do we reach it behind a forwarded port."""
         return Capabilities(
-            can_sleep=modern,
-            power_modes=_MODES if modern else frozenset(),
+            can_sleep=self.can_sleep,
+            power_modes=self.power_modes,
             reports_power=self._power.has_route,
         )
 
@@ -160,6 +161,13 @@ class Antminer(Commanded):
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,
         )
+
+
+def _why_no_commands(identity: Identity, address: Address) -> str:
+    """Why the machine can only be read; empty if it can be commanded."""
+    if any(old in identity.model.upper() for old in _WITHOUT_SLEEP):
+        return f"{identity.model} cannot sleep over its API"
+    return "its web interface is not reached behind a forwarded port" if address.port is not None else ""
 
 
 async def identify(address: Address, options: ReadOptions) -> Identity:

@@ -14,10 +14,10 @@ from drivers.values import flag, mapping, number, positive, rows, text, whole
 
 _CHAINS = range(1, 17)
 _FANS = range(1, 9)
-_MODE_KEYS = ("bitmain-work-mode", "miner-mode")
+MODE_KEYS = ("bitmain-work-mode", "miner-mode")
 _POWER_KEYS = ("chain_power", "power")
-_SLEEP_MODE = 1
-_POWER_MODES = {0: PowerMode.NORMAL, 2: PowerMode.HIGH_EFFICIENCY, 3: PowerMode.LOW}
+SLEEP_MODE = 1
+POWER_MODES = {0: PowerMode.NORMAL, 2: PowerMode.HIGH_EFFICIENCY, 3: PowerMode.LOW}
 _POWER_TEXT = re.compile(rb"power:\s*([^\s<]+)")
 _THS_PER_UNIT = {"H": 1e-12, "KH": 1e-9, "MH": 1e-6, "GH": 1e-3, "TH": 1.0, "PH": 1e3}
 
@@ -151,15 +151,15 @@ def mode(configuration: Answer) -> Mode:
     does not hash is judged elsewhere). A configuration without either key belongs to a machine that cannot
     sleep.
     """
-    said = {key: whole(configuration[key]) for key in _MODE_KEYS if key in configuration}
+    said = {key: whole(configuration[key]) for key in MODE_KEYS if key in configuration}
     values = {value for value in said.values() if value is not None}
     if said and not values:
         return UNREAD_MODE
-    asleep = _SLEEP_MODE in values
-    working = [value for value in said.values() if value is not None and value != _SLEEP_MODE]
+    asleep = SLEEP_MODE in values
+    working = [value for value in said.values() if value is not None and value != SLEEP_MODE]
     return Mode(
         told_to_sleep=asleep,
-        power_mode=None if asleep or not working else _POWER_MODES.get(working[0]),
+        power_mode=None if asleep or not working else POWER_MODES.get(working[0]),
         contradiction=f"configuration contradicts itself: {said}" if len(values) > 1 else None,
     )
 

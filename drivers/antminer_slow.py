@@ -27,10 +27,13 @@ _RETRY_SHARE = 0.1
 
 def web_access(address: Address, options: ReadOptions) -> AntminerWeb | None:
     """The web interface; None behind a forwarded port, where port 80 may be anybody's."""
-    if address.port is not None:
-        return None
-    login = options.login(Family.ANTMINER)
-    return AntminerWeb(endpoint(address, WEB_PORT, options, share=_WEB_SHARE), login)
+    return None if address.port is not None else open_web(address, options, share=_WEB_SHARE)
+
+
+def open_web(address: Address, options: ReadOptions, *, share: float = 1.0) -> AntminerWeb:
+    """The web interface on port 80."""
+    port = endpoint(address, WEB_PORT, options, share=share)
+    return AntminerWeb(port, options.login(Family.ANTMINER), write_s=options.write_s)
 
 
 class SlowFacts:
@@ -55,6 +58,19 @@ class SlowFacts:
         """What could not be read, and why."""
         contradiction = (self.mode.contradiction,) if self.mode.contradiction else ()
         return (*self._notes.values(), *contradiction)
+
+    @property
+    def denied(self) -> bool:
+        """Whether the web interface refused our login, and is left alone for now."""
+        return not self._web_due.now()
+
+    def deny(self) -> None:
+        """It refused our login: leave it alone."""
+        self._web_due.again_in(self._options.denied_retry_s)
+
+    def outdated(self) -> None:
+        """A command was sent: ask anew at the next refresh."""
+        self._due = Due()
 
     def suspect(self) -> None:
         """Ask for everything at the next refresh, the MAC above all, even after a refused login."""
@@ -106,7 +122,7 @@ class SlowFacts:
     async def _configuration(self) -> Answer:
         if self._web is None:
             raise Unsupported(self._address, "no web interface behind a forwarded port")
-        if not self._web_due.now():
+        if self.denied:
             raise AuthenticationFailed(self._address, "the web interface refused our login")
         configuration: Answer = await self._web.get_miner_conf()
         if not answers.is_configuration(configuration):
@@ -137,7 +153,7 @@ class SlowFacts:
 
     def _failed(self, what: str, error: DriverError) -> None:
         self._notes[what] = f"{what} unknown: {error.kind} ({error.detail})"
-        if isinstance(error, AuthenticationFailed) and self._web_due.now():
-            self._web_due.again_in(self._options.denied_retry_s)
+        if isinstance(error, AuthenticationFailed) and not self.denied:
+            self.deny()
         if not isinstance(error, AuthenticationFailed | Unsupported):
             self._due.again_in(self._options.slow_interval_s * _RETRY_SHARE)

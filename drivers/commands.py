@@ -1,7 +1,8 @@
 """What the drivers of all families share when they command: one at a time, and what an answer amounts to."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
 from drivers.driver import (
@@ -37,10 +38,26 @@ async def receipt(sending: Awaitable[str]) -> Receipt:
     return Receipt(said=Said.OK, detail=words)
 
 
-class Control(Protocol):
-    """How one machine is commanded; the methods are those of `Driver`."""
+@contextmanager
+def before_sending() -> Iterator[None]:
+    """What fails inside fails before the command itself is sent, whatever else was."""
+    try:
+        yield
+    except DriverError as error:
+        error.sent = False
+        raise
 
-    timings: Timings
+
+class Control(Protocol):
+    """How one machine is commanded, and what it takes; the methods are those of `Driver`."""
+
+    @property
+    def timings(self) -> Timings:
+        """How long after a command its effect may be waited for."""
+
+    @property
+    def power_modes(self) -> frozenset[PowerMode]:
+        """What `set_power_mode` takes."""
 
     async def restore_point(self) -> RestorePoint:
         """What to put back."""
@@ -52,62 +69,67 @@ class Control(Protocol):
         """Start as before."""
 
     async def set_power_mode(self, mode: PowerMode) -> Receipt:
-        """Mine in another mode."""
-
-
-class NoControl:
-    """A machine that can only be read."""
-
-    timings = WITHIN_MINUTES
-
-    def __init__(self, address: Address, why: str) -> None:
-        self._address = address
-        self._why = why
-
-    async def restore_point(self) -> RestorePoint:
-        """Raises `Unsupported`."""
-        raise Unsupported(self._address, self._why)
-
-    async def sleep(self) -> Receipt:
-        """Raises `Unsupported`."""
-        raise Unsupported(self._address, self._why)
-
-    async def wake(self, point: RestorePoint) -> Receipt:
-        """Raises `Unsupported`."""
-        raise Unsupported(self._address, self._why)
-
-    async def set_power_mode(self, mode: PowerMode) -> Receipt:
-        """Raises `Unsupported`."""
-        raise Unsupported(self._address, self._why)
+        """Mine in another of its modes."""
 
 
 class Commanded:
-    """Mixed into every driver: its commands, one at a time."""
+    """Mixed into every driver: its commands, one at a time. Without a control it can only be read."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(
+        self, address: Address, control: Control | None, outdated: Callable[[], None], why_not: str = ""
+    ) -> None:
+        """`outdated` is called after a command: what was remembered between readings may be no longer so."""
+        self._where = address
         self._control = control
+        self._outdated = outdated
+        self._why_not = why_not
         self._turn = asyncio.Lock()
 
     @property
     def timings(self) -> Timings:
         """How long after a command its effect may be waited for."""
-        return self._control.timings
+        return WITHIN_MINUTES if self._control is None else self._control.timings
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether there is a way to put it to sleep."""
+        return self._control is not None
+
+    @property
+    def power_modes(self) -> frozenset[PowerMode]:
+        """What `set_power_mode` takes."""
+        return frozenset() if self._control is None else self._control.power_modes
 
     async def restore_point(self) -> RestorePoint:
         """Read what `wake` would have to put back. Raises `DriverError`."""
-        return await self._control.restore_point()
+        return await self._required().restore_point()
 
     async def sleep(self) -> Receipt:
         """Tell the machine to stop hashing. Raises `DriverError` if it did not accept that."""
-        async with self._turn:
-            return await self._control.sleep()
+        async with self._commanding() as control:
+            return await control.sleep()
 
     async def wake(self, point: RestorePoint) -> Receipt:
         """Tell the machine to hash again as `point` says. Raises `DriverError` if it did not accept that."""
-        async with self._turn:
-            return await self._control.wake(point)
+        async with self._commanding() as control:
+            return await control.wake(point)
 
     async def set_power_mode(self, mode: PowerMode) -> Receipt:
         """Tell the machine to mine in another mode. Raises `DriverError` if it did not accept that."""
+        if mode not in self.power_modes:
+            raise Unsupported(self._where, f"cannot be set to the mode {mode}")
+        async with self._commanding() as control:
+            return await control.set_power_mode(mode)
+
+    @asynccontextmanager
+    async def _commanding(self) -> AsyncIterator[Control]:
         async with self._turn:
-            return await self._control.set_power_mode(mode)
+            try:
+                yield self._required()
+            finally:
+                self._outdated()
+
+    def _required(self) -> Control:
+        if self._control is None:
+            raise Unsupported(self._where, self._why_not)
+        return self._control

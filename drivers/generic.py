@@ -12,7 +12,7 @@ import httpx
 
 from drivers import _pyasic
 from drivers.catalogue import nameplate
-from drivers.commands import Commanded, NoControl
+from drivers.commands import Commanded
 from drivers.driver import (
     Capabilities,
     DriverError,
@@ -43,7 +43,7 @@ class Generic(Commanded):
     """One machine of any other make or firmware."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(NoControl(address, "not written yet"))
+        super().__init__(address, None, self._outdate, "no way to put it to sleep is known")
         self._identity = identity
         self._address = address
         self._options = options
@@ -58,6 +58,9 @@ class Generic(Commanded):
         self._pools: tuple[Pool, ...] = ()
         self._notes: tuple[str, ...] = ()
         self._previous_ths: float | None = None
+
+    def _outdate(self) -> None:
+        self._slow_due = Due()
 
     @property
     def address(self) -> Address:

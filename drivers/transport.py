@@ -50,20 +50,29 @@ class Endpoint:
 
 
 async def exchange(endpoint: Endpoint, request: bytes, take: Take) -> Any:
-    """Send `request`, read until `take` has an answer, and close. Raises `DriverError`, never anything else."""
+    """Send `request`, read until `take` has an answer, and close. Raises `DriverError`, never anything else;
+    its `sent` is False only if not a byte of the request has left."""
+    sent = False
     try:
         async with asyncio.timeout(endpoint.call_s):
             reader, writer = await _connect(endpoint)
             try:
+                sent = True
                 writer.write(request)
                 await writer.drain()
                 return await _receive(endpoint, reader, take)
             finally:
                 await _close(writer)
     except TimeoutError as error:
-        raise NoAnswer(endpoint.name, f"no complete answer on port {endpoint.port} in time") from error
+        detail = f"no complete answer on port {endpoint.port} in time"
+        raise NoAnswer(endpoint.name, detail, sent=sent) from error
     except OSError as error:
-        raise failure(endpoint.name, endpoint.port, error) from error
+        found = failure(endpoint.name, endpoint.port, error)
+        found.sent = sent
+        raise found from error
+    except DriverError as error:
+        error.sent = sent
+        raise
 
 
 async def _connect(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -6,10 +6,11 @@ Stock Antminers answer at `/cgi-bin/<command>.cgi` behind digest authentication.
 import asyncio
 import contextvars
 import functools
+import json
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -30,7 +31,9 @@ from drivers.transport import Answer, Endpoint, decode_object, failure
 _SILENT_CLOSE = "without sending a response"
 _OK = 200
 _DENIED = {401, 403}
+_BAD_REQUEST = 400
 _ABSENT = {404, 405, 501}
+_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +52,76 @@ class Page:
 
 
 class WebAccess:
-    """GETs from one machine. The digest challenge is kept, so that only the first request meets a 401."""
+    """Requests to one machine. The digest challenge is kept, so that only the first one meets a 401."""
 
     def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
         self._endpoint = endpoint
         self._auth = httpx.DigestAuth(credentials.username, credentials.password) if credentials else None
 
     async def json(self, path: str) -> Answer:
-        """The JSON object at `path`. Raises `DriverError`: a wrong login is `AuthenticationFailed`."""
-        page = await fetch(self._endpoint, path, self._auth)
-        where = f"http port {self._endpoint.port} {path}"
+        """The JSON object at `path`, broken punctuation mended. Raises `DriverError`: a wrong login is
+        `AuthenticationFailed`."""
+        return self._decoded(await fetch(self._endpoint, path, self._auth), path, decode_object)
+
+    async def exact_json(self, path: str) -> Answer:
+        """The JSON object at `path` as it is, or `Malformed`: what is to be written back is never mended."""
+        return self._decoded(await fetch(self._endpoint, path, self._auth), path, _strictly)
+
+    async def post(self, path: str, body: Answer, *, within_s: float) -> Answer | None:
+        """Post a JSON object; the JSON object that is answered, or None for HTTP 400: it does not take that as
+        it is spelled. Raises `DriverError`, with `sent` for what is no answer."""
+        patient = replace(self._endpoint, call_s=within_s)
+        page = await fetch(patient, path, self._auth, post=body)
+        if page.status == _BAD_REQUEST:
+            return None
+        return self._decoded(page, path, decode_object)
+
+    def _where(self, path: str) -> str:
+        return f"http port {self._endpoint.port} {path}"
+
+    def _decoded(self, page: Page, path: str, decode: Callable[[bytes], Answer]) -> Answer:
+        where = f"{self._where(path)}: "
         if page.status in _DENIED:
             raise AuthenticationFailed(
-                self._endpoint.name, f"{where}: HTTP {page.status}, check the credentials"
+                self._endpoint.name, f"{where}HTTP {page.status}, check the credentials", sent=True
             )
         if page.status in _ABSENT:
-            raise Unsupported(self._endpoint.name, f"{where}: HTTP {page.status}")
+            raise Unsupported(self._endpoint.name, f"{where}HTTP {page.status}", sent=True)
         if page.status != _OK:
-            raise Malformed(self._endpoint.name, f"{where}: HTTP {page.status}")
+            raise Malformed(self._endpoint.name, f"{where}HTTP {page.status}", sent=True)
         try:
-            return decode_object(page.body)
+            return decode(page.body)
         except ValueError as error:
-            raise Malformed(self._endpoint.name, f"{where}: {error}") from error
+            raise Malformed(self._endpoint.name, f"{where}{error}", sent=True) from error
+
+
+def _strictly(body: bytes) -> Answer:
+    """JSON without repairs. Raises ValueError."""
+    try:
+        found = json.loads(body, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"cut or broken JSON of {len(body)} bytes: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("JSON, but not an object")  # noqa: TRY004
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no value")
 
 
 async def fetch(
-    endpoint: Endpoint, path: str, auth: httpx.Auth | None = None, *, follow_redirects: bool = False
+    endpoint: Endpoint,
+    path: str,
+    auth: httpx.Auth | None = None,
+    *,
+    follow_redirects: bool = False,
+    post: Answer | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Page:
-    """GET one page. Raises `DriverError`."""
+    """GET one page, or POST an object to it. Raises `DriverError`, its `sent` as in `transport.exchange`."""
     timeout = httpx.Timeout(endpoint.call_s, connect=endpoint.connect_s)
     try:
         async with (
@@ -86,12 +131,18 @@ async def fetch(
             ) as client,
         ):
             url = f"http://{endpoint.host}:{endpoint.port}{path}"
-            response = await client.get(url, auth=auth, follow_redirects=follow_redirects)
+            method = "GET" if post is None else "POST"
+            response = await client.request(
+                method, url, json=post, headers=headers, auth=auth, follow_redirects=follow_redirects
+            )
             return Page(response.status_code, response.headers, response.content, tuple(response.history))
     except TimeoutError as error:
-        raise NoAnswer(endpoint.name, f"no complete answer on http port {endpoint.port} in time") from error
+        detail = f"no complete answer on http port {endpoint.port} in time"
+        raise NoAnswer(endpoint.name, detail, sent=True) from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise http_failure(endpoint.name, endpoint.port, error) from error
+        found = http_failure(endpoint.name, endpoint.port, error)
+        found.sent = not isinstance(error, _BEFORE_SENDING)
+        raise found from error
 
 
 def http_failure(name: str, port: int, error: Exception) -> DriverError:

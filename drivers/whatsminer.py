@@ -1,9 +1,8 @@
-"""Reads Whatsminers: API V2 on TCP 4028 and API V3 on TCP 4433, one command per connection.
+"""Whatsminers: API V2 on TCP 4028 and API V3 on TCP 4433, one command per connection.
 
 Never a joined command: how many may be joined, and which, depends on firmware.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 from drivers import whatsminer_answers as answers
 from drivers._pyasic import WhatsminerV2Rpc, WhatsminerV3Rpc, class_name
 from drivers.catalogue import nameplate
-from drivers.commands import Commanded, NoControl
+from drivers.commands import Commanded, Control
 from drivers.driver import (
-    AuthenticationFailed,
     Capabilities,
     DriverError,
     Incomplete,
@@ -27,11 +25,10 @@ from drivers.reading import Address, Family, Identity, Pool, PowerMode, Reading
 from drivers.reads import Due, check_identity, deadline, endpoint, run_state
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, Answer
+from drivers.whatsminer_control import WhatsminerV2Control, WhatsminerV3Control, v3_required
 
 RAMP_S = 720.0
 """A Whatsminer hashes in full within 12 minutes of its start."""
-_MODES = frozenset({PowerMode.NORMAL, PowerMode.LOW, PowerMode.HIGH})
-_PERMISSION_DENIED = {45, -4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +44,17 @@ class _Slow:
 class _Whatsminer(Commanded):
     """What both protocols share: the slow schedule and how facts become a reading."""
 
-    def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(NoControl(address, "not written yet"))
+    def __init__(self, identity: Identity, address: Address, options: ReadOptions, control: Control) -> None:
+        super().__init__(address, control, self._outdate)
         self._identity = identity
         self._address = address
         self._options = options
         self._slow = _Slow()
         self._slow_due = Due()
         self._previous_ths: float | None = None
+
+    def _outdate(self) -> None:
+        self._slow_due = Due()
 
     @property
     def address(self) -> Address:
@@ -69,7 +69,7 @@ class _Whatsminer(Commanded):
     @property
     def capabilities(self) -> Capabilities:
         """Whatsminers sleep, have three power modes and measure their watts."""
-        return Capabilities(can_sleep=True, power_modes=_MODES, reports_power=True)
+        return Capabilities(can_sleep=self.can_sleep, power_modes=self.power_modes, reports_power=True)
 
     async def read(self) -> Reading:
         """Read the machine once. Raises `DriverError`."""
@@ -135,7 +135,7 @@ class WhatsminerV2(_Whatsminer):
     """One Whatsminer with firmware up to November 2024."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(identity, address, options)
+        super().__init__(identity, address, options, WhatsminerV2Control(identity, address, options))
         self._rpc = WhatsminerV2Rpc(endpoint(address, address.port or CGMINER_PORT, options))
 
     async def identify(self) -> Identity:
@@ -176,7 +176,7 @@ class WhatsminerV3(_Whatsminer):
     """One Whatsminer with firmware after November 2024."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(identity, address, options)
+        super().__init__(identity, address, options, WhatsminerV3Control(identity, address, options))
         self._rpc = WhatsminerV3Rpc(endpoint(address, address.port or WHATSMINER_V3_PORT, options))
 
     async def identify(self) -> Identity:
@@ -184,7 +184,7 @@ class WhatsminerV3(_Whatsminer):
         return await identify_v3(self._address, self._options)
 
     async def _read_live(self) -> answers.Live:
-        device = _v3_required(self._address, await self._device_info())
+        device = v3_required(self._address, await self._device_info())
         status = await self._rpc.get_miner_status_summary()
         edevs = await self._rpc.get_miner_status_edevs()
         live = answers.v3_live(device, answers.v3_message(status) or {}, answers.v3_message(edevs) or {})
@@ -222,17 +222,6 @@ async def _optional(asked: Any, notes: list[str], what: str) -> Answer:
     return answer
 
 
-def _v3_required(address: Address, answer: Answer) -> Mapping[str, Any]:
-    """`msg`, or the reason why there is none as an error."""
-    message = answers.v3_message(answer)
-    if message is not None:
-        return message
-    detail = f"code {answer.get('code')}: {answer.get('msg')}"
-    if answer.get("code") in _PERMISSION_DENIED:
-        raise AuthenticationFailed(address, detail)
-    raise Incomplete(address, detail)
-
-
 async def identify_v2(address: Address, options: ReadOptions) -> Identity:
     """Who answers at an address as a Whatsminer with API V2. Raises `DriverError`."""
     rpc = WhatsminerV2Rpc(endpoint(address, address.port or CGMINER_PORT, options))
@@ -251,7 +240,7 @@ async def identify_v3(address: Address, options: ReadOptions) -> Identity:
     """Who answers at an address as a Whatsminer with API V3. Raises `DriverError`."""
     rpc = WhatsminerV3Rpc(endpoint(address, address.port or WHATSMINER_V3_PORT, options))
     async with deadline(address, options.deadline_s):
-        who = answers.v3_who(_v3_required(address, await rpc.get_device_info()))
+        who = answers.v3_who(v3_required(address, await rpc.get_device_info()))
     return _identity(address, Family.WHATSMINER_V3, who)
 
 

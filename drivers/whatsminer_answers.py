@@ -67,7 +67,7 @@ def refusal(answer: Answer) -> str | None:
 
 def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
     """The facts in `status`, `summary` and `devs`; what is not in them is None."""
-    total = _v2_total(summary)
+    total = v2_total(summary)
     boards = rows(devs.get("DEVS"))
     stopped = v2_told_to_sleep(status)
     return Live(
@@ -88,7 +88,8 @@ def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
     )
 
 
-def _v2_total(summary: Answer) -> Mapping[str, Any]:
+def v2_total(summary: Answer) -> Mapping[str, Any]:
+    """The one row of `summary`, empty if there is none."""
     return next(iter(rows(summary.get("SUMMARY"))), {})
 
 
@@ -169,7 +170,7 @@ def pools(answer: Answer) -> tuple[Pool, ...]:
 
 def v2_who(summary: Answer, version: Answer, info: Answer, details: Answer) -> Who:
     """Identity from `summary`, `get_version`, `get_miner_info` and `devdetails`; each may be missing."""
-    total, told = _v2_total(summary), mapping(info.get("Msg"))
+    total, told = v2_total(summary), mapping(info.get("Msg"))
     detail = next(iter(rows(details.get("DEVDETAILS"))), {})
     return Who(
         model=text(detail.get("Model")),
