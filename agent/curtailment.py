@@ -1,0 +1,303 @@
+"""Who is put to sleep and who is woken now, and why the others are not. Pure: values in, decisions out.
+
+Each machine's wish comes from its recommendation and the cumulative-dollar rule: it switches once what not switching
+has cost since then reaches half a cycle's cost, so that neither a single bad minute nor a slow leak is missed. Then the
+site's limits let through what they can: least efficient sleeps first and wakes last.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from agent.orders import OrderAction
+from agent.policy import Action, Reason, Recommendation
+from drivers.reading import MachineId, RunState
+
+
+class Mode(StrEnum):
+    """What the agent may do with its decisions."""
+
+    OBSERVE = "observe"
+    """Appraise only."""
+    RECOMMEND = "recommend"
+    """Propose orders; a person approves."""
+    AUTO = "auto"
+    """Carry them out."""
+
+
+class Participation(StrEnum):
+    """What a machine or group may be subjected to."""
+
+    AUTO = "auto"
+    RECOMMEND = "recommend"
+    NEVER = "never"
+
+
+class Rule(StrEnum):
+    """When a wish becomes a switch."""
+
+    CUMULATIVE = "cumulative"
+    """Once the loss or forgone gain has added up to half the cost of a cycle."""
+    DEAD_BAND = "dead_band"
+    """As soon as the margin is further from zero than a share of the energy cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurtailmentPolicy:
+    """The site's rules and limits. Costs in USD, times in seconds of the machines' clock."""
+
+    mode: Mode = Mode.RECOMMEND
+    rule: Rule = Rule.CUMULATIVE
+    switching_cost_usd: float = 0.02
+    dead_band: float = 0.12
+    min_on_s: float = 600.0
+    min_off_s: float = 600.0
+    override_cycles: float = 5.0
+    """The minimum times are overridden once waiting has cost so many cycles."""
+    cycles_per_day: int = 8
+    batch_machines: int = 50
+    ramp_kw_per_min: float = 500.0
+    min_site_kw: float = 0.0
+    max_site_kw: float | None = None
+    participation: Mapping[str, Participation] = field(default_factory=dict)
+    """By machine id or group; the machine's own counts first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a machine's wish rests on from round to round.
+
+    `regret_usd` is what not switching has cost since switching became right; `switched_at` the last confirmed
+    switch; `sleeps` those of the last day.
+    """
+
+    regret_usd: float = 0.0
+    updated_at: datetime | None = None
+    switched_at: datetime | None = None
+    sleeps: tuple[datetime, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
+
+    `ours` means that it sleeps on a standing order; `busy` that an order for it is open; `gave_up` that the last
+    order of the kind it would need failed.
+    """
+
+    machine_id: MachineId
+    group: str
+    run_state: RunState
+    recommendation: Recommendation
+    decision_margin_usd_per_day: float | None
+    energy_cost_usd_per_day: float | None
+    power_w: float | None
+    efficiency_j_per_th: float | None
+    ours: bool = False
+    busy: bool = False
+    gave_up: bool = False
+    memory: Memory = Memory()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obligation:
+    """The site's load may not exceed `target_kw` while it lasts. Outranks economics."""
+
+    target_kw: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The site at the moment of deciding. `load_kw` counts what is about to sleep as still drawing; `moved_kw` and
+    `moved_machines` are what orders of the last minute have moved, by action."""
+
+    now: datetime
+    load_kw: float
+    moved_kw: Mapping[OrderAction, float] = field(default_factory=dict)
+    moved_machines: Mapping[OrderAction, int] = field(default_factory=dict)
+    held: bool = False
+    obligation: Obligation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One machine's verdict. `action` None leaves it as it is; `automatic` says that nobody need approve."""
+
+    machine_id: MachineId
+    action: OrderAction | None
+    reason: Reason
+    automatic: bool
+    memory: Memory
+
+
+def decide(candidates: Iterable[Candidate], site: Site, policy: CurtailmentPolicy) -> list[Decision]:
+    """Every machine's decision, in the order in which they are to be carried out, then those left as they are."""
+    wishes = [_wish(candidate, site, policy) for candidate in candidates]
+    wanted = [wish for wish in wishes if wish.decision.action is not None]
+    left = [wish.decision for wish in wishes if wish.decision.action is None]
+    return [*_within_limits(wanted, site, policy), *left]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    candidate: Candidate
+    decision: Decision
+
+
+def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
+    """What one machine should do, before the site's limits."""
+    action, reason = _wanted(candidate, site)
+    memory = _remember(candidate, action, reason, site.now)
+    refusal = None if action is None else _refusal(candidate, action, reason, memory, site, policy)
+    automatic = (
+        policy.mode is Mode.AUTO
+        and _participation(candidate, policy) is Participation.AUTO
+        and not (candidate.recommendation.marginal and reason is not Reason.OBLIGATION)
+    )
+    return _Wish(
+        candidate=candidate,
+        decision=Decision(
+            machine_id=candidate.machine_id,
+            action=action if refusal is None else None,
+            reason=refusal or reason,
+            automatic=automatic,
+            memory=memory,
+        ),
+    )
+
+
+def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reason]:
+    recommendation = candidate.recommendation
+    if site.obligation is not None:
+        if candidate.run_state is RunState.MINING and candidate.power_w is not None:
+            over = site.load_kw > site.obligation.target_kw
+            return (OrderAction.SLEEP, Reason.OBLIGATION) if over else (None, Reason.OBLIGATION)
+        return None, Reason.OBLIGATION if candidate.ours else recommendation.reason
+    if recommendation.action is Action.CURTAIL:
+        return OrderAction.SLEEP, recommendation.reason
+    if candidate.ours and recommendation.reason is Reason.NOT_OURS_TO_WAKE:
+        return OrderAction.WAKE, Reason.ABOVE_BREAKEVEN
+    return None, recommendation.reason
+
+
+def _remember(candidate: Candidate, action: OrderAction | None, reason: Reason, now: datetime) -> Memory:
+    """Regret grows while the machine should switch, is forgotten when it should not, and stands still while nothing is
+    known. Sleeps of more than a day ago are forgotten."""
+    memory = candidate.memory
+    sleeps = tuple(at for at in memory.sleeps if now - at < timedelta(days=1))
+    margin = candidate.decision_margin_usd_per_day
+    if margin is None:
+        return replace(memory, updated_at=now, sleeps=sleeps)
+    if action is None or reason is Reason.OBLIGATION:
+        return replace(memory, regret_usd=0.0, updated_at=now, sleeps=sleeps)
+    days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
+    return replace(memory, regret_usd=memory.regret_usd + abs(margin) * days, updated_at=now, sleeps=sleeps)
+
+
+def _refusal(
+    candidate: Candidate,
+    action: OrderAction,
+    reason: Reason,
+    memory: Memory,
+    site: Site,
+    policy: CurtailmentPolicy,
+) -> Reason | None:
+    """What stands against a switch of this one machine, the most basic first."""
+    if site.held:
+        return Reason.OPERATOR_HOLD
+    if _participation(candidate, policy) is Participation.NEVER:
+        return Reason.PROTECTED
+    if candidate.busy:
+        return reason
+    if candidate.gave_up:
+        return Reason.GAVE_UP
+    if reason is Reason.OBLIGATION:
+        return None
+    if not _worth_it(candidate, memory, policy):
+        return Reason.ACCUMULATING
+    return _too_soon(action, memory, site, policy)
+
+
+def _worth_it(candidate: Candidate, memory: Memory, policy: CurtailmentPolicy) -> bool:
+    if policy.rule is Rule.CUMULATIVE:
+        return memory.regret_usd >= policy.switching_cost_usd / 2
+    margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
+    return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
+
+
+def _too_soon(action: OrderAction, memory: Memory, site: Site, policy: CurtailmentPolicy) -> Reason | None:
+    if memory.regret_usd >= policy.override_cycles * policy.switching_cost_usd:
+        return None
+    if action is OrderAction.SLEEP and len(memory.sleeps) >= policy.cycles_per_day:
+        return Reason.CYCLE_CAP
+    if memory.switched_at is None:
+        return None
+    since_s = (site.now - memory.switched_at).total_seconds()
+    if action is OrderAction.SLEEP:
+        return Reason.MIN_ON_TIME if since_s < policy.min_on_s else None
+    return Reason.MIN_OFF_TIME if since_s < policy.min_off_s else None
+
+
+def _participation(candidate: Candidate, policy: CurtailmentPolicy) -> Participation:
+    own = policy.participation.get(candidate.machine_id)
+    return own or policy.participation.get(candidate.group, Participation.AUTO)
+
+
+# -- the site's limits -------------------------------------------------------------------------------
+
+
+def _within_limits(wishes: Sequence[_Wish], site: Site, policy: CurtailmentPolicy) -> list[Decision]:
+    """Let wishes through while the limits allow, the others wait with the limit as their reason."""
+    budget = _Budget(site, policy)
+    return [
+        replace(wish.decision, action=None, reason=limit)
+        if (limit := budget.take(wish)) is not None
+        else wish.decision
+        for wish in sorted(wishes, key=_turn)
+    ]
+
+
+def _turn(wish: _Wish) -> tuple[float, MachineId]:
+    """Least efficient sleeps first, and wakes last."""
+    efficiency = wish.candidate.efficiency_j_per_th or 0.0
+    sleeps = wish.decision.action is OrderAction.SLEEP
+    return (-efficiency if sleeps else efficiency), wish.candidate.machine_id
+
+
+class _Budget:
+    """What the limits still allow in this round. A proposal uses nothing up: it moves no load."""
+
+    def __init__(self, site: Site, policy: CurtailmentPolicy) -> None:
+        self._policy = policy
+        self._obligation = site.obligation
+        self._load_kw = site.load_kw
+        self._kw = {action: site.moved_kw.get(action, 0.0) for action in OrderAction}
+        self._machines = {action: site.moved_machines.get(action, 0) for action in OrderAction}
+
+    def take(self, wish: _Wish) -> Reason | None:
+        """Use up what a wish needs, or say which limit stands against it."""
+        action, power_w = wish.decision.action, wish.candidate.power_w
+        assert action is not None  # noqa: S101 - only wishes come here
+        if not wish.decision.automatic:
+            return None
+        kw = (power_w or 0.0) / 1000
+        limit = self._limit(action, kw, wish.decision.reason)
+        if limit is None:
+            self._kw[action] += kw
+            self._machines[action] += 1
+            self._load_kw += -kw if action is OrderAction.SLEEP else kw
+        return limit
+
+    def _limit(self, action: OrderAction, kw: float, reason: Reason) -> Reason | None:
+        if self._obligation is not None and reason is Reason.OBLIGATION:
+            if self._load_kw <= self._obligation.target_kw:
+                return Reason.OBLIGATION
+        elif action is OrderAction.SLEEP and self._load_kw - kw < self._policy.min_site_kw:
+            return Reason.SITE_MINIMUM_LOAD
+        most = self._policy.max_site_kw
+        if action is OrderAction.WAKE and most is not None and self._load_kw + kw > most:
+            return Reason.SITE_MAXIMUM_LOAD
+        if self._machines[action] >= self._policy.batch_machines:
+            return Reason.RAMP_LIMIT
+        return Reason.RAMP_LIMIT if self._kw[action] + kw > self._policy.ramp_kw_per_min else None
