@@ -138,7 +138,7 @@ def run(config_path: Path | None, database: Path) -> None:
 @_database_option
 def tui(database: Path) -> None:
     """Watch the site in the terminal. Read-only: it changes nothing and can stop nothing."""
-    os.execv(sys.executable, [sys.executable, "-m", "tui", str(database)])  # noqa: S606 - ourselves, no shell
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "tui", str(database)])  # noqa: S606 - ourselves, no shell
 
 
 @cli.command()

@@ -154,7 +154,7 @@ def _write_csv(options: DemoOptions, database: Path, until: datetime) -> None:
 async def simulated_site(options: DemoOptions, control: Path) -> AsyncIterator[SimulatedSite]:
     """Start the simulator, wait until it listens, and end it with this process: it reads a pipe from us."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "drivers.simulator",
+        sys.executable, "-P", "-m", "drivers.simulator",
         "--machines", str(options.machines), "--seed", str(options.seed), "--speed", str(options.speed),
         "--fault-share", str(FAULT_SHARE if options.faults else 0.0), "--control", str(control),
         stdin=PIPE, stdout=PIPE, start_new_session=True,

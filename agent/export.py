@@ -45,9 +45,12 @@ def profitability(reader: Reader, start: datetime, end: datetime, by: Period) ->
     row of unknown hours too: a gap is shown, not left out.
     """
     periods = list(split(start, end, by))
-    readings = dict(reader.readings(start, end))
-    for machine in reader.machines():
-        rows = readings.pop(machine.machine_id, [])
+    readings = reader.readings(start, end)
+    upcoming = next(readings, None)
+    for machine in reader.machines():  # both are in order of machine id, and every reading has its machine
+        rows: list[ReadingRow] = []
+        if upcoming is not None and upcoming[0] == machine.machine_id:
+            rows, upcoming = upcoming[1], next(readings, None)
         for since, until in periods:
             yield _row(machine, _sums(machine, rows, since, until))
 

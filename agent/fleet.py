@@ -139,6 +139,10 @@ class Fleet:
     def __contains__(self, machine_id: object) -> bool:
         return machine_id in self._machines
 
+    def remove(self, machine_id: MachineId) -> None:
+        """Take out a machine that turned out to be another one of the fleet."""
+        del self._machines[machine_id]
+
     def add(self, machine: Machine) -> None:
         """Add a machine that was found for the first time."""
         self._machines[machine.machine_id] = machine

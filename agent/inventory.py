@@ -15,10 +15,12 @@ from drivers.reading import Address, MachineId
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """What a scan found and did to the fleet. Drivers of `reconnect` speak to an address or firmware that is no
-    longer so; `doubts` are the events that a person should know of."""
+    longer so; `doubts` are the events that a person should know of; `retired` machines
+    turned out to be others of the fleet."""
 
     result: ScanResult
     reconnect: Sequence[MachineId]
+    retired: Sequence[MachineId]
     events: Sequence[Event]
 
     @property
@@ -44,20 +46,39 @@ class Inventory:
             machine.group = self._group(machine.address)
 
     def take_in(self, result: ScanResult) -> Changes:
-        """Bring the fleet up to date. Nothing is ever removed: silence is no evidence that a machine is gone."""
+        """Bring the fleet up to date. Silence removes nothing: it is no evidence that a machine is gone."""
         known = {
             machine.machine_id: KnownMachine(identity=machine.identity, address=machine.address)
             for machine in self._fleet
         }
         reconnect: list[MachineId] = []
+        retired: list[MachineId] = []
         events = [self._unreadable(failure) for failure in result.failures]
         for finding in reconcile(known, result.found):
+            occupant = self._same_machine(finding)
+            if occupant is not None and finding.identity.mac is None:
+                events.append(self._unverified(finding, occupant))
+                continue
+            if occupant is not None:
+                self._fleet.remove(occupant.machine_id)
+                retired.append(occupant.machine_id)
+                events.append(self._identified(finding, occupant))
             if self._apply(finding):
                 assert finding.machine_id is not None  # noqa: S101 - only identified machines are applied
                 reconnect.append(finding.machine_id)
-            if finding.kind is not FindingKind.SAME:
+            if finding.kind is not FindingKind.SAME and occupant is None:
                 events.append(self._event(finding))
-        return Changes(result=result, reconnect=reconnect, events=events)
+        return Changes(result=result, reconnect=reconnect, retired=retired, events=events)
+
+    def _same_machine(self, finding: Finding) -> Machine | None:
+        """The machine that a stranger at its address really is: one of the two was identified without its login, so
+        that only one of them has a MAC, and everything else is the same."""
+        if finding.kind is not FindingKind.STRANGER or finding.occupant is None:
+            return None
+        occupant = self._fleet[finding.occupant]
+        here, there = finding.identity, occupant.identity
+        alike = (here.family, here.model) == (there.family, there.model)
+        return occupant if alike and (here.mac is None) is not (there.mac is None) else None
 
     def _apply(self, finding: Finding) -> bool:
         """Add or update the machine of a finding; whether its driver must be made anew."""
@@ -88,6 +109,24 @@ class Inventory:
             at=self._clock(),
             kind="scan_failure",
             detail=f"{failure.address}: {failure.kind}: {failure.detail}",
+        )
+
+    def _unverified(self, finding: Finding, occupant: Machine) -> Event:
+        return Event(
+            at=self._clock(),
+            kind="machine_unverified",
+            machine_id=occupant.machine_id,
+            detail=f"{finding.identity.model} at {finding.address} does not tell its MAC (is the login right?) and is "
+            f"taken for {occupant.machine_id}, which was there",
+        )
+
+    def _identified(self, finding: Finding, occupant: Machine) -> Event:
+        return Event(
+            at=self._clock(),
+            kind="machine_identified",
+            machine_id=finding.machine_id,
+            detail=f"{finding.identity.model} at {finding.address} was known as {occupant.machine_id} while its MAC "
+            "was not told; its history stays under that name",
         )
 
     def _event(self, finding: Finding) -> Event:

@@ -24,6 +24,7 @@ def m001_first_light(db: Database) -> None:
             "sleep_power_w": float,
             "first_seen_ms": int,
             "last_seen_ms": int,
+            "retired_ms": int,
         },
         pk="machine_id",
         not_null={"family", "make", "model", "driver_class", "host", "machine_group", "first_seen_ms"},

@@ -1,6 +1,7 @@
 """Who is read when: rounds over the whole fleet, N workers on one queue, a deadline, and backoff for the silent."""
 
 import asyncio
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -12,8 +13,13 @@ from agent.fleet import Failure, Machine
 from drivers.driver import Driver, DriverError
 from drivers.reading import MachineId, Reading
 
+log = logging.getLogger("hashcost")
+
 MAX_BACKOFF_ROUNDS = 16
 JITTER = 0.1
+INTERNAL_ERROR = "internal_error"
+"""Kind of a failure that is a fault of hashcost, not of the machine."""
+ROUND_DEADLINE = "round_deadline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +67,7 @@ class Poller:
         except TimeoutError:
             for machine, _ in due:
                 late = Failure(
-                    at=began_at, kind="round_deadline", detail="not read before the round's deadline"
+                    at=began_at, kind=ROUND_DEADLINE, detail="not read before the round's deadline"
                 )
                 outcomes.setdefault(machine.machine_id, late)
         for machine, _ in due:
@@ -86,6 +92,9 @@ class Poller:
             return await driver.read()
         except DriverError as error:
             return Failure(at=began_at, kind=error.kind, detail=str(error))
+        except Exception as error:  # a fault of ours with one machine must not blind the site
+            log.exception("event=driver_fault address=%s", driver.address)
+            return Failure(at=began_at, kind=INTERNAL_ERROR, detail=f"{driver.address}: {error!r}")
 
     def _is_due(self, machine: Machine) -> bool:
         return self._due.get(machine.machine_id, 0) <= self._round

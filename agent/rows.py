@@ -11,7 +11,7 @@ from typing import Any
 from agent.appraisal import Basis, Terms
 from agent.baseline import Baseline, Baselines, Conditions
 from agent.fleet import Machine
-from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
+from agent.market.quote import FIXED, HashpriceQuote, Market, PowerPriceQuote
 from agent.policy import Action, Reason
 from agent.view import MachineView
 from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
@@ -195,9 +195,8 @@ def view_of(row: dict[str, Any]) -> MachineView:
     )
 
 
-def market_of(row: dict[str, Any]) -> Market:
-    """A row of `quotes`."""
-    at = from_ms(row["at_ms"])
+def market_of(row: dict[str, Any], at: datetime) -> Market:
+    """A row of `quotes`, as it still stood at `at`."""
     hashprice = power = None
     if row["hashprice_source"] is not None:
         hashprice = HashpriceQuote(
@@ -207,10 +206,14 @@ def market_of(row: dict[str, Any]) -> Market:
             btc_usd=row["btc_usd"],
             source=row["hashprice_source"],
             observed_at=at,
+            fixed=row["hashprice_source"] == FIXED,
         )
     if row["price_source"] is not None:
         power = PowerPriceQuote(
-            price_usd_per_kwh=row["price_usd_per_kwh"], source=row["price_source"], observed_at=at
+            price_usd_per_kwh=row["price_usd_per_kwh"],
+            source=row["price_source"],
+            observed_at=at,
+            fixed=row["price_source"] == FIXED,
         )
     return Market(at=at, hashprice=hashprice, power=power)
 

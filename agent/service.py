@@ -103,10 +103,11 @@ class Agent:
         addresses = parse_targets(self.config.scan.addresses)
         result = await scan(addresses, options=self._read_options, progress=progress)
         changes = self._inventory.take_in(result)
-        for machine_id in changes.reconnect:
+        for machine_id in (*changes.reconnect, *changes.retired):
             self._drivers.pop(machine_id, None)
         for event in changes.events:
             log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
+        await self._in_writer(self._store.retire, changes.retired, self._clock.now())
         await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
         await self._in_writer(self._store.save_events, changes.events)
         log.info(

@@ -92,6 +92,9 @@ class Store:
         rows = [machine_row(machine, terms) for machine in machines]
         with self._db.atomic():
             self._db.conn.executemany(_upsert("machines", MACHINE_COLUMNS, "machine_id"), rows)
+            self._db.conn.executemany(
+                "update machines set retired_ms = null where machine_id = ?", [row[:1] for row in rows]
+            )
 
     def load_machines(self) -> list[Machine]:
         """The inventory, with baselines, as it was when the agent last stopped."""
@@ -100,8 +103,15 @@ class Store:
             baselines.setdefault(row["machine_id"], []).append(baseline_of(row))
         return [
             machine_of(row, baselines.get(row["machine_id"], []))
-            for row in self._db.query("select * from machines")
+            for row in self._db.query("select * from machines where retired_ms is null")
         ]
+
+    def retire(self, machine_ids: Iterable[MachineId], at: datetime) -> None:
+        """Take machines out of the live picture that turned out to be others. Their history stays."""
+        rows = [(to_ms(at), machine_id) for machine_id in machine_ids]
+        with self._db.atomic():
+            self._db.conn.executemany("update machines set retired_ms = ? where machine_id = ?", rows)
+            self._db.conn.executemany("delete from latest where machine_id = ?", [row[1:] for row in rows])
 
     def save_baselines(self, machines: Iterable[Machine]) -> None:
         """Write the settled baselines of machines, so that a restart need not learn them again. What a machine no
@@ -203,8 +213,11 @@ class Reader:
 
     def conditions(self) -> tuple[Market, Terms] | None:
         """Prices and payout terms in force at the last round (of the terms: fee, reject and overhead)."""
+        polled_at = self.last_round_at()
         for row in self._db.query("select * from quotes order by quote_id desc limit 1"):
-            return market_of(row), Terms(fee=row["fee"], reject=row["reject"], overhead=row["overhead"])
+            return market_of(row, polled_at or from_ms(row["at_ms"])), Terms(
+                fee=row["fee"], reject=row["reject"], overhead=row["overhead"]
+            )
         return None
 
     def last_round_at(self) -> datetime | None:

@@ -17,11 +17,12 @@ from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
 from drivers.commands import Commanded
 from drivers.driver import (
+    AuthenticationFailed,
     Capabilities,
-    DriverError,
     Incomplete,
-    OutOfSockets,
     ReadOptions,
+    Refused,
+    Unsupported,
     WrongMachine,
 )
 from drivers.plausibility import judged
@@ -173,7 +174,9 @@ def _why_no_commands(identity: Identity, address: Address) -> str:
 async def identify(address: Address, options: ReadOptions) -> Identity:
     """Who answers at an address as a stock Antminer. Raises `DriverError`.
 
-    Without its web interface a machine has no MAC; the controller's `miner_id` stands in as its serial.
+    Where the web interface is closed or refuses our login there is no MAC, and the controller's `miner_id`
+    stands in as serial. One that is merely slow or broken is a failure: with another identity for as long as
+    that lasts, a known machine would look like a stranger.
     """
     rpc = AntminerRpc(endpoint(address, address.port or CGMINER_PORT, options))
     async with deadline(address, options.deadline_s):
@@ -195,14 +198,12 @@ async def identify(address: Address, options: ReadOptions) -> Identity:
 
 
 async def _system_info(address: Address, options: ReadOptions) -> Answer:
-    """`get_system_info`, or nothing if the web interface is closed, denied or broken."""
+    """`get_system_info`, or nothing if the web interface is closed, denied or has no such page."""
     web = web_access(address, options)
     if web is None:
         return {}
     try:
         info: Answer = await web.get_system_info()
-    except OutOfSockets:
-        raise
-    except DriverError:
+    except (AuthenticationFailed, Refused, Unsupported):
         return {}
     return info if mac(info.get("macaddr")) else {}

@@ -25,9 +25,9 @@ _WEB_SHARE = 0.5
 _RETRY_SHARE = 0.1
 
 
-def web_access(address: Address, options: ReadOptions) -> AntminerWeb | None:
+def web_access(address: Address, options: ReadOptions, *, share: float = 1.0) -> AntminerWeb | None:
     """The web interface; None behind a forwarded port, where port 80 may be anybody's."""
-    return None if address.port is not None else open_web(address, options, share=_WEB_SHARE)
+    return None if address.port is not None else open_web(address, options, share=share)
 
 
 def open_web(address: Address, options: ReadOptions, *, share: float = 1.0) -> AntminerWeb:
@@ -48,7 +48,7 @@ class SlowFacts:
         self._address = address
         self._options = options
         self._rpc = rpc
-        self._web = web_access(address, options)
+        self._web = web_access(address, options, share=_WEB_SHARE)
         self._due = Due()
         self._web_due = Due()
         self._notes: dict[str, str] = {}

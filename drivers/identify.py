@@ -8,7 +8,7 @@ by their drivers; for everything else pyasic's own classes are asked.
 from collections.abc import Collection, Mapping
 
 from drivers import _pyasic, antminer, generic, whatsminer
-from drivers.driver import DriverError, Malformed, OutOfSockets, ReadOptions, Unsupported
+from drivers.driver import DriverError, Malformed, OutOfSockets, ReadOptions, Refused, Unsupported
 from drivers.reading import Address, Family, Identity
 from drivers.reads import deadline, endpoint
 from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, ask_cgminer
@@ -51,8 +51,11 @@ def _telling(failures: Mapping[int, DriverError]) -> DriverError | None:
 
 
 async def _by_rpc(address: Address, open_ports: Collection[int], options: ReadOptions) -> Identity:
-    kind = await _kind_by_rpc(address, options)
     kinds = _pyasic.KINDS
+    try:
+        kind = await _kind_by_rpc(address, options)
+    except Refused:  # the port is open: the front of a Whatsminer whose mining process does not run
+        kind = kinds.WHATSMINER
     if kind is kinds.WHATSMINER:
         return await whatsminer.identify_v2(address, options)
     if kind is kinds.ANTMINER:

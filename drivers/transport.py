@@ -98,6 +98,10 @@ async def _receive(endpoint: Endpoint, reader: asyncio.StreamReader, take: Take)
             raise ConnectionLost(endpoint.name, f"port {endpoint.port} closed without an answer")
         try:
             answer = take(received, not chunk)
+        except _ProcessDownError as error:
+            raise Refused(
+                endpoint.name, f"port {endpoint.port} answers, but no mining process behind it"
+            ) from error
         except ValueError as error:
             raise Malformed(endpoint.name, f"port {endpoint.port}: {error}") from error
         if answer is not None:
@@ -154,6 +158,14 @@ class CgminerAnswer:
         return None
 
 
+_PROCESS_DOWN = "Socket connect failed"
+"""What the front of some firmware says for a mining process that does not run, asleep machines' among them."""
+
+
+class _ProcessDownError(ValueError):
+    """The front of the API says that it reached no mining process."""
+
+
 _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"}(?=\s*[{\"])"), "},"),  # bmminer: no comma between objects
     (re.compile(r"](?=\s*[\[\"])"), "],"),
@@ -174,6 +186,8 @@ def decode_object(data: bytes) -> Answer:
     NaN and infinities become None. A cut answer stays an error: completing it would invent its last value.
     """
     content = data.replace(b"\x00", b"").decode("utf-8", errors="replace").strip()
+    if content.startswith(_PROCESS_DOWN):
+        raise _ProcessDownError(content[:60])
     if not content.startswith("{"):
         raise ValueError(f"not JSON: {content[:60]!a}")  # no byte of it reaches a terminal
     try:

@@ -3,9 +3,9 @@
 Never a joined command: how many may be joined, and which, depends on firmware.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from drivers import whatsminer_answers as answers
 from drivers._pyasic import WhatsminerV2Rpc, WhatsminerV3Rpc, class_name
@@ -143,8 +143,9 @@ class WhatsminerV2(_Whatsminer):
         return await identify_v2(self._address, self._options)
 
     async def _read_live(self) -> answers.Live:
-        status, summary = await self._rpc.status(), await self._rpc.summary()
+        status = await self._rpc.status()
         asleep = answers.v2_told_to_sleep(status)
+        summary = await (_unless_down(self._rpc.summary()) if asleep else self._rpc.summary())
         devs = {} if asleep else await self._rpc.devs()
         live = answers.v2_live(status, summary, devs)
         if live.mac is None:
@@ -210,30 +211,35 @@ class WhatsminerV3(_Whatsminer):
         )
 
 
-async def _optional(asked: Any, notes: list[str], what: str) -> Answer:
+async def _optional(asked: Awaitable[Answer], notes: list[str], what: str) -> Answer:
     """An answer that a reading can do without; a failure is noted."""
     try:
-        answer: Answer = await asked
+        return await asked
     except OutOfSockets:
         raise
     except DriverError as error:
         notes.append(f"{what}: {error.kind} ({error.detail})")
         return {}
-    return answer
 
 
 async def identify_v2(address: Address, options: ReadOptions) -> Identity:
-    """Who answers at an address as a Whatsminer with API V2. Raises `DriverError`."""
+    """Who answers at an address as a Whatsminer with API V2. Raises `DriverError`.
+
+    Some firmware does not say its model while it sleeps; the model is then "Whatsminer".
+    """
     rpc = WhatsminerV2Rpc(endpoint(address, address.port or CGMINER_PORT, options))
     async with deadline(address, options.deadline_s):
-        who = await _v2_who(rpc, await rpc.summary())
+        summary, details = await _unless_down(rpc.summary()), await _unless_down(rpc.devdetails())
+        who = answers.v2_who(summary, await rpc.get_version(), await rpc.get_miner_info(), details)
     return _identity(address, Family.WHATSMINER_V2, who)
 
 
-async def _v2_who(rpc: WhatsminerV2Rpc, summary: Answer) -> answers.Who:
-    version = await rpc.get_version()
-    info = await rpc.get_miner_info()
-    return answers.v2_who(summary, version, info, await rpc.devdetails())
+async def _unless_down(asked: Awaitable[Answer]) -> Answer:
+    """The mining process's answer; nothing if it does not run, as on some machines that are asleep."""
+    try:
+        return await asked
+    except Refused:
+        return {}
 
 
 async def identify_v3(address: Address, options: ReadOptions) -> Identity:

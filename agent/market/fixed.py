@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from agent.market.quote import HashpriceQuote
+from agent.market.quote import FIXED, HashpriceQuote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class FixedHashprice:
             height=self.height,
             fees_btc=self.fees_btc,
             btc_usd=self.btc_usd,
-            source="fixed",
+            source=FIXED,
             observed_at=now,
             fixed=True,
         )

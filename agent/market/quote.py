@@ -6,6 +6,9 @@ from typing import Protocol
 
 from agent import economics
 
+FIXED = "fixed"
+"""Source of prices that an operator wrote down."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HashpriceQuote:

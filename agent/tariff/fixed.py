@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from agent.market.quote import PowerPriceQuote
+from agent.market.quote import FIXED, PowerPriceQuote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,5 +15,5 @@ class FixedTariff:
     async def quote(self, now: datetime) -> PowerPriceQuote:
         """The configured rate, marked as fixed."""
         return PowerPriceQuote(
-            price_usd_per_kwh=self.price_usd_per_kwh, source="fixed", observed_at=now, fixed=True
+            price_usd_per_kwh=self.price_usd_per_kwh, source=FIXED, observed_at=now, fixed=True
         )

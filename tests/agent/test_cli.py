@@ -66,6 +66,14 @@ def test_pyasic_is_not_imported_by_what_does_not_talk_to_machines(code):
     assert ran.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("export", "profitability", "--by", "day")], ids=" ".join)
+def test_what_reads_the_store_does_not_import_pyasic_either(site, arguments):
+    code = f"import sys\ntry: {CLI}\nfinally: print('pyasic' in sys.modules)"
+    ran = python(code, *arguments, HASHCOST_DATABASE=str(site))
+    assert ran.returncode == 0
+    assert ran.stdout.splitlines()[-1] == "False"
+
+
 def test_help_imports_no_screen_and_no_database():
     code = "import sys, agent.cli; print({'textual', 'sqlite_utils', 'pydantic', 'httpx'} & set(sys.modules))"
     assert python(code).stdout == "set()\n"

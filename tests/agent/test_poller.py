@@ -60,6 +60,16 @@ async def test_an_error_of_a_driver_becomes_a_failure_of_its_kind(error):
     assert outcome == Failure(at=NOW, kind=error.kind, detail="10.0.0.1: why it failed")
 
 
+async def test_a_fault_of_ours_with_one_machine_does_not_blind_the_site(caplog):
+    machines = fleet(FakeDriver(KeyError("chain_rate4")), FakeDriver())
+    outcomes = (await poller().poll(machines)).outcomes
+    odd, healthy = (outcomes[each.machine_id] for each, _ in machines)
+    assert odd.kind == "internal_error"
+    assert "chain_rate4" in odd.detail
+    assert healthy == reading()
+    assert "event=driver_fault" in caplog.text
+
+
 async def test_no_more_machines_are_read_at_once_than_there_are_workers():
     now, most = 0, 0
 

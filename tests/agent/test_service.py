@@ -28,6 +28,7 @@ from tests.agent.builders import (
     NOW,
     FakeDriver,
     HandClock,
+    eventually,
     identity,
     mac,
     machine,
@@ -158,9 +159,11 @@ async def test_polling_shows_every_picture_and_counts_the_rounds_it_was_late_for
     shown = []
 
     async with site(database, FakeDriver(reading(), takes_s=1.3)) as agent:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.8):
-                await agent.poll_forever(shown.append)
+        polling = asyncio.ensure_future(agent.poll_forever(shown.append))
+        await eventually(lambda: agent.skipped_rounds > 0)
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await polling
         assert agent.skipped_rounds == 1
     assert len(shown) == 1
     assert lines("event=rounds_skipped") == ["event=rounds_skipped count=1 total=1"]
@@ -211,10 +214,10 @@ async def broken():
 
 
 async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time(lines):
-    waits = await started(broken, 6, restart_after_s=(0.02, 0.08))
-    for wait, expected in zip(waits, [0.02, 0.04, 0.08, 0.08, 0.08], strict=True):
-        assert expected <= wait < expected + 0.05
-    assert len(lines("event=loop_failed loop=test")) == 6
+    waits = await started(broken, 5, restart_after_s=(0.05, 0.1))
+    assert all(wait >= least for wait, least in zip(waits, [0.05, 0.1, 0.1, 0.1], strict=True))
+    assert waits[-1] < 0.4
+    assert len(lines("event=loop_failed loop=test")) == 5
 
 
 async def test_a_failed_loop_is_logged_with_what_happened(caplog):
@@ -230,12 +233,12 @@ async def test_a_loop_that_ran_long_is_started_again_soon():
         nonlocal calls
         calls += 1
         if calls == 4:
-            await asyncio.sleep(0.12)
+            await asyncio.sleep(0.45)
         raise ValueError
 
-    waits = await started(sometimes_long, 5, restart_after_s=(0.02, 0.1))
+    waits = await started(sometimes_long, 5, restart_after_s=(0.02, 0.4))
     assert waits[2] >= 0.08
-    assert waits[3] - 0.12 < 0.07
+    assert waits[3] - 0.45 < 0.15
 
 
 async def test_a_loop_that_just_ends_is_started_again_too():

@@ -6,6 +6,7 @@ import pytest
 
 from drivers import antminer_answers as answers
 from drivers.connect import connect
+from drivers.discovery import scan
 from drivers.driver import Credentials, Incomplete, WrongMachine
 from drivers.reading import Address, Family, Identity, PowerMode, PowerSource, RunState
 
@@ -251,9 +252,23 @@ async def test_a_configuration_read_that_fails_once_is_tried_again(reader, peers
 # -- who it is -------------------------------------------------------------------------------------------
 
 
-async def test_a_closed_web_interface_leaves_the_controller_s_id(servers, identified, quick, network) -> None:
+@pytest.mark.parametrize("how", ["hang", "reset"])
+async def test_a_web_interface_that_is_only_ill_does_not_change_the_identity(
+    servers, peers, quick, network, how
+) -> None:
     machine = await servers.machine(S19K, f"{network}.1")
-    machine.web_behave = lambda _, transport: transport.abort()
+    machine.web_behave = getattr(peers, how)
+    result = await scan([machine.address], options=quick)
+    assert result.found == ()
+    assert result.failures[0].kind in {"no_answer", "connection_lost"}
+
+
+@pytest.mark.parametrize("how", ["closed", "denied"])
+async def test_without_its_web_interface_the_controller_s_id(
+    servers, identified, quick, network, how
+) -> None:
+    machine = await servers.machine(S19K, f"{network}.1", closed={80} if how == "closed" else set())
+    machine.password = "changed"
     identity = await identified(machine.address)
     assert (identity.mac, identity.machine_id) == (None, "sn:9f02c41d77ab3e10")
     driver = connect(identity, machine.address, options=quick)

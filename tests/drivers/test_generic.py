@@ -49,7 +49,7 @@ async def test_no_failure_becomes_a_reading(lux, peers, leftovers, how) -> None:
     machine, driver = lux
     name, said, error = FAILURES[how]
     machine.rpc_behave = getattr(peers, name) if said is None else getattr(peers, name)(said)
-    with leftovers(within_s=1.5), pytest.raises(error):
+    with leftovers(within_s=2.5), pytest.raises(error):
         await driver.read()
 
 

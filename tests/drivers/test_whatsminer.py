@@ -1,10 +1,12 @@
 """What is particular to Whatsminers: two ways to say "stopped", error codes in three shapes, missing boards."""
 
+import json
+
 import pytest
 
 from drivers import whatsminer_answers as answers
 from drivers.connect import connect
-from drivers.driver import AuthenticationFailed, Incomplete, WrongMachine
+from drivers.driver import AuthenticationFailed, Incomplete, Refused, WrongMachine
 from drivers.reading import PowerMode, PowerSource, RunState
 
 V2, OLD, V3 = "whatsminer_v2/m30s-plus", "whatsminer_v2/m20s-2021", "whatsminer_v3/m63s"
@@ -73,6 +75,38 @@ async def test_v2_asleep_with_nothing_in_its_summary_is_a_measured_zero(reader) 
     reading = await driver.read()
     assert (reading.run_state, reading.hashrate_ths) == (RunState.ASLEEP, 0.0)
     assert (reading.power_w, reading.power_source) == (None, PowerSource.UNKNOWN)
+
+
+DOWN = b"Socket connect failed: Connection refused\n"
+
+
+def front(machine, peers):
+    """Lets the mining process be down behind the front of the API, which knows `status` and `get_*`."""
+
+    def behave(received: bytes, transport) -> None:
+        name = json.loads(received)["command"]
+        known = machine.said.get(name) if name == "status" or name.startswith("get_") else None
+        peers.says(json.dumps(known).encode() if known else DOWN)(received, transport)
+
+    machine.rpc_behave = behave
+
+
+async def test_v2_asleep_with_its_mining_process_down(reader, peers, identified) -> None:
+    machine, driver = await reader(V2)
+    machine.said["status"]["Msg"]["mineroff"] = "true"
+    front(machine, peers)
+    reading = await driver.read()
+    assert (reading.run_state, reading.hashrate_ths) == (RunState.ASLEEP, 0.0)
+    again = await identified(machine.address)
+    assert again.machine_id == driver.identity.machine_id
+    assert again.model == "Whatsminer"
+
+
+async def test_v2_awake_with_its_mining_process_down_is_no_reading(reader, peers) -> None:
+    machine, driver = await reader(V2)
+    front(machine, peers)
+    with pytest.raises(Refused, match="no mining process"):
+        await driver.read()
 
 
 async def test_v2_stopped_by_itself_is_not_asleep(reader) -> None:

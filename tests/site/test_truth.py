@@ -15,8 +15,8 @@ from agent.export import Period, profitability, to_csv
 from agent.rows import Event
 from agent.service import Agent
 from agent.store import Reader
-from agent.view import Picture
-from drivers.reading import PowerSource, RunState
+from agent.view import MachineView, Picture
+from drivers.reading import Family, PowerSource, RunState
 from drivers.simulator.faults import Fault
 
 HASHPRICE = 39.44045798
@@ -221,3 +221,34 @@ async def test_known_machines_are_read_after_a_restart_without_a_scan(start_site
     async with Agent(config, tmp_path / "site.db", clock=clock) as agent:
         picture = await agent.poll_once()
     assert [view.run_state for view in picture.views] == [RunState.MINING] * 6
+
+
+async def test_a_machine_is_counted_once_whether_or_not_its_login_works(start_site, start_agent, tmp_path):
+    """Denied, an Antminer is known by its controller; with the login mended by its MAC; denied again it stays."""
+    site = await start_site(machines=8, seed=5)
+    denied = next(machine for machine in site.machines if machine.family is Family.ANTMINER)
+    agent = await start_agent(site)
+    site.set_fault(denied.address, Fault.WRONG_PASSWORD)
+    await agent.scan()
+    before = await agent.poll_once()
+    assert [view.machine_id for view in before.views if view.mac is None] == [
+        view.machine_id for view in before.views if view.address == denied.address
+    ]
+
+    site.clear_faults(denied.address)
+    changes = await agent.scan()
+    assert [event.kind for event in changes.events] == ["machine_identified"]
+    after = await agent.poll_once()
+    assert {view.mac for view in after.views} == {machine.mac for machine in site.machines}
+    stored = await asyncio.to_thread(latest_in, tmp_path / "hashcost.db")
+    assert {view.machine_id for view in stored} == {view.machine_id for view in after.views}
+
+    site.set_fault(denied.address, Fault.WRONG_PASSWORD)
+    changes = await agent.scan()
+    assert [event.kind for event in changes.events] == ["machine_unverified"]
+    assert len((await agent.poll_once()).views) == 8
+
+
+def latest_in(database: Path) -> list[MachineView]:
+    with Reader(database) as reader:
+        return reader.latest()
