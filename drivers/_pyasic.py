@@ -17,9 +17,18 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
-from drivers.driver import Credentials, DriverError, Malformed
+from drivers.driver import (
+    AuthenticationFailed,
+    CommandRefused,
+    ConnectionLost,
+    Credentials,
+    DriverError,
+    Malformed,
+    Unsupported,
+)
 from drivers.transport import (
     Answer,
     CgminerAnswer,
@@ -28,6 +37,7 @@ from drivers.transport import (
     ask_framed,
     decode_object,
     exchange,
+    failure,
 )
 from drivers.values import number, rows
 from drivers.web import BoundedTransport, Page, WebAccess, overhear
@@ -51,11 +61,12 @@ with _unchanged_logging(), warnings.catch_warnings():
     from passlib.hash import md5_crypt
     from pyasic import settings
     from pyasic.errors import APIError
-    from pyasic.miners import factory
+    from pyasic.miners import backends, factory
     from pyasic.rpc import btminer
     from pyasic.rpc.antminer import AntminerRPCAPI
     from pyasic.rpc.btminer import BTMinerRPCAPI, BTMinerV3RPCAPI
     from pyasic.web.antminer import AntminerModernWebAPI
+    from pyasic.web.braiins_os import boser
 
 
 class _Cgminer:
@@ -213,8 +224,39 @@ def expected_boards(name: str) -> int | None:
     return count if isinstance(count, int) else None
 
 
+class Firmware(StrEnum):
+    """Firmwares with a call of their own that stops and starts mining."""
+
+    LUXOS = "luxos"
+    BRAIINS = "braiins"
+    OLD_BRAIINS = "old_braiins"
+    VNISH = "vnish"
+    EPIC = "epic"
+    MARATHON = "marathon"
+    AURADINE = "auradine"
+
+
+_BACKENDS = {
+    Firmware.LUXOS: backends.LUXMiner,
+    Firmware.BRAIINS: backends.BOSer,
+    Firmware.OLD_BRAIINS: backends.BOSMiner,
+    Firmware.VNISH: backends.VNish,
+    Firmware.EPIC: backends.ePIC,
+    Firmware.MARATHON: backends.MaraMiner,
+    Firmware.AURADINE: backends.Auradine,
+}
+
+
+def firmware_of(name: str) -> Firmware | None:
+    """The firmware of the pyasic class that an `Identity.driver_class` names, or None for all others."""
+    found = class_by_name(name)
+    matches = (firmware for firmware, base in _BACKENDS.items() if found and issubclass(found, base))
+    return next(matches, None)
+
+
 # -- pyasic's own machines (everything without a driver of its own) -----------------------------------
 
+_GRPC_PORT = 50051
 WEB_MAX_BYTES = 1 << 20
 """Limit of any body that pyasic's own HTTP clients read."""
 
@@ -363,3 +405,27 @@ class _Response:
         self.status_code = page.status
         self.headers = page.headers
         self.history = page.history
+
+
+# -- gRPC, which pyasic speaks by itself -----------------------------------------------------------------
+
+
+def grpc_failure(name: str, error: Exception) -> DriverError:
+    """What an error of pyasic's Braiins OS client says about the machine."""
+    cause = (
+        error.__cause__ if isinstance(error, APIError) and isinstance(error.__cause__, Exception) else error
+    )
+    if isinstance(cause, OSError):
+        found = failure(name, _GRPC_PORT, cause)
+        found.sent = not isinstance(cause, ConnectionRefusedError)
+        return found
+    if not isinstance(cause, boser.GRPCError):
+        return ConnectionLost(name, f"port {_GRPC_PORT}: {cause.__class__.__name__}", sent=True)
+    said = f"gRPC {cause.status.name}: {cause.message}"
+    if cause.status.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+        return AuthenticationFailed(name, f"{said}, check the credentials", sent=True)
+    if cause.status.name == "UNIMPLEMENTED":
+        return Unsupported(name, said, sent=True)
+    if cause.status.name in {"FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}:
+        return CommandRefused(name, said, sent=True)
+    return Malformed(name, said, sent=True)

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 
-from drivers import _pyasic
+from drivers import _pyasic, generic_control
 from drivers.catalogue import nameplate
 from drivers.commands import Commanded
 from drivers.driver import (
     Capabilities,
+    Credentials,
     DriverError,
     Incomplete,
     Malformed,
@@ -43,7 +44,6 @@ class Generic(Commanded):
     """One machine of any other make or firmware."""
 
     def __init__(self, identity: Identity, address: Address, options: ReadOptions) -> None:
-        super().__init__(address, None, self._outdate, "no way to put it to sleep is known")
         self._identity = identity
         self._address = address
         self._options = options
@@ -58,6 +58,28 @@ class Generic(Commanded):
         self._pools: tuple[Pool, ...] = ()
         self._notes: tuple[str, ...] = ()
         self._previous_ths: float | None = None
+        self._firmware = generic_control.control(self._reach())
+        super().__init__(address, self._firmware, self._outdate, "no way to put it to sleep is known")
+
+    def _reach(self) -> generic_control.Reach:
+        web = self._miner.web
+        login = Credentials(
+            username=getattr(web, "username", "") or "", password=getattr(web, "pwd", "") or ""
+        )
+        return generic_control.Reach(
+            identity=self._identity,
+            address=self._address,
+            options=self._options,
+            login=login,
+            meet=self._meet,
+        )
+
+    async def _meet(self) -> None:
+        """Make sure that it is still the same machine. Raises `DriverError`."""
+        found = await who(self._miner, self._identity, self._address)
+        if self._identity.machine_id and not found.machine_id:
+            raise Incomplete(self._address, "does not tell who it is, so nothing was sent")
+        check_identity(self._address, self._identity, mac=found.mac, serial=found.serial)
 
     def _outdate(self) -> None:
         self._slow_due = Due()
@@ -74,8 +96,8 @@ class Generic(Commanded):
 
     @property
     def capabilities(self) -> Capabilities:
-        """Read-only: whether and how such a machine sleeps differs per firmware."""
-        return Capabilities(can_sleep=False, power_modes=frozenset(), reports_power=True)
+        """Sleep where the firmware has a call for it, and no modes."""
+        return Capabilities(can_sleep=self.can_sleep, power_modes=self.power_modes, reports_power=True)
 
     async def identify(self) -> Identity:
         """Ask the machine who it is now; its class stays what it was."""
@@ -92,7 +114,21 @@ class Generic(Commanded):
                 if self._slow_due.now():
                     self._slow_due.again_in(self._options.slow_interval_s)
                     await self._read_slow()
-        return self._reading(said, hashrate_ths, began_at)
+                stopped = await self._told_to_sleep(said, hashrate_ths)
+        return self._reading(said, hashrate_ths, stopped, began_at)
+
+    async def _told_to_sleep(self, said: Any, hashrate_ths: float) -> bool | None:
+        """By pyasic's `is_mining` if its backend set that; else a machine that does not hash is asked."""
+        if "is_mining" in said.model_fields_set:
+            return None if said.is_mining is None else not said.is_mining
+        if hashrate_ths > 0 or self._firmware is None:
+            return None
+        try:
+            return await self._firmware.told_to_sleep()
+        except OutOfSockets:
+            raise
+        except DriverError:
+            return None
 
     def _hashrate_ths(self, said: Any, heard: list[Exception]) -> float:
         """TH/s that a backend set. Nothing, or a zero next to a failed request, is a failure."""
@@ -118,16 +154,17 @@ class Generic(Commanded):
         self._pools = tuple(_pool(pool) for pool in said.pools if pool.url is not None)
         self._notes += tuple(f"pools unknown: {error}" for error in heard[:1])
 
-    def _reading(self, said: Any, hashrate_ths: float, began_at: datetime) -> Reading:
+    def _reading(
+        self, said: Any, hashrate_ths: float, told_to_sleep: bool | None, began_at: datetime
+    ) -> Reading:
         expected_ths = _ths(said.expected_hashrate)
         plate = nameplate(self._identity.model, expected_ths)
         power = power_truth(positive(said.wattage), hashrate_ths, plate)
-        mining = said.is_mining if "is_mining" in said.model_fields_set else None
         uptime_s = whole(said.uptime)
         state = run_state(
             hashrate_ths=hashrate_ths,
             expected_ths=expected_ths or (plate.hashrate_ths if plate else None),
-            told_to_sleep=None if mining is None else not mining,
+            told_to_sleep=told_to_sleep,
             uptime_s=uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,

@@ -68,14 +68,19 @@ async def test_refused(quick, leftovers, network) -> None:
         await driver.read()
 
 
-async def test_a_stopped_machine_is_not_mining_by_default(lux) -> None:
-    """pyasic's `is_mining` is True where a backend does not answer it, as LuxOS's does not."""
+@pytest.mark.parametrize(
+    ("curtailed", "state"), [("Sleep", RunState.ASLEEP), ("None", RunState.STOPPED), (None, RunState.UNKNOWN)]
+)
+async def test_a_stopped_machine_is_not_mining_by_default(lux, curtailed, state) -> None:
+    """pyasic's `is_mining` is True where a backend does not answer it, as LuxOS's does not: `config` says why
+    it does not hash."""
     machine, driver = lux
+    machine.said["config"]["CONFIG"][0]["CurtailMode"] = curtailed
     machine.said["summary"]["SUMMARY"][0]["GHS 5s"] = 0.0
     for chain in (1, 2, 3):
         machine.said["stats"]["STATS"][1][f"chain_rate{chain}"] = "0.00"
     reading = await driver.read()
-    assert (reading.run_state, reading.hashrate_ths) == (RunState.UNKNOWN, 0.0)
+    assert (reading.run_state, reading.hashrate_ths) == (state, 0.0)
 
 
 async def test_without_watts_the_nameplate(lux) -> None:
