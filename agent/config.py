@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.appraisal import Terms
+from agent.curtailment import CurtailmentPolicy, Mode, Participation, Rule
 from agent.errors import UsageError
 from drivers.addresses import AddressError, parse_targets
 from drivers.driver import Credentials
@@ -138,6 +139,50 @@ class EconomicsSection(_Section):
         )
 
 
+class CurtailmentSection(_Section):
+    """What the agent may do, when a machine is switched, and the site's limits."""
+
+    mode: Annotated[Mode, Field(strict=False)] = Field(
+        default=Mode.RECOMMEND,
+        description="observe (appraise only), recommend (propose, a person approves) or auto.",
+    )
+    rule: Annotated[Rule, Field(strict=False)] = Field(
+        default=Rule.CUMULATIVE,
+        description="cumulative (switch once waiting has cost half a cycle) or dead_band.",
+    )
+    switching_cost_usd: Annotated[float, Field(ge=0, le=10)] = Field(
+        default=0.02, description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear."
+    )
+    dead_band: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.12, description="For rule dead_band: share of the energy cost that a margin must exceed."
+    )
+    min_on_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=600.0, description="Seconds that a woken machine runs before it may be put to sleep again."
+    )
+    min_off_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=600.0, description="Seconds that a machine sleeps before it may be woken."
+    )
+    override_cycles: Annotated[float, Field(ge=1)] = Field(
+        default=5.0,
+        description="Waiting that has cost so many cycles overrides the minimum times and the cap.",
+    )
+    cycles_per_day: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=8, description="Sleeps of one machine within a day."
+    )
+    batch_machines: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=50, description="Machines moved within a minute, each way."
+    )
+    ramp_kw_per_min: Annotated[float, Field(ge=10)] = Field(
+        default=500.0, description="Load moved within a minute, each way, kW; at least one big machine."
+    )
+    min_site_kw: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Load that economics may not go below, kW."
+    )
+    max_site_kw: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Load that no wake may exceed, kW."
+    )
+
+
 class CredentialSection(_Section):
     """Login of one family's machines; the password by reference."""
 
@@ -181,12 +226,20 @@ class Config(_Section):
     market: MarketSection = MarketSection()
     power: PowerSection = PowerSection()
     economics: EconomicsSection = EconomicsSection()
+    curtailment: CurtailmentSection = CurtailmentSection()
+    participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
+        default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
+    )
     groups: dict[str, Addresses] = Field(
         default={}, description="Name of a group of machines to its addresses; the first that fits counts."
     )
     credentials: dict[CredentialFamily, CredentialSection] = Field(
         default={}, description="Logins by family where they are not the factory's."
     )
+
+    def policy(self) -> CurtailmentPolicy:
+        """The rules and limits as the decision wants them."""
+        return CurtailmentPolicy(**self.curtailment.model_dump(), participation=self.participation)
 
     def logins(self) -> dict[Family, Credentials]:
         """Every configured login, secrets resolved. Raises `ValueError` with all that is missing."""

@@ -149,7 +149,9 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     """What one machine should do, before the site's limits."""
     action, reason = _wanted(candidate, site)
     memory = _remember(candidate, action, reason, site.now)
-    refusal = None if action is None else _refusal(candidate, action, reason, memory, site, policy)
+    refusal = None
+    if action is not None:
+        refusal = _refusal(replace(candidate, memory=memory), action, reason, site, policy)
     automatic = (
         policy.mode is Mode.AUTO
         and _participation(candidate, policy) is Participation.AUTO
@@ -176,8 +178,8 @@ def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reaso
         return None, Reason.OBLIGATION if candidate.ours else recommendation.reason
     if recommendation.action is Action.CURTAIL:
         return OrderAction.SLEEP, recommendation.reason
-    if candidate.ours and recommendation.reason is Reason.NOT_OURS_TO_WAKE:
-        return OrderAction.WAKE, Reason.ABOVE_BREAKEVEN
+    if recommendation.action is Action.RESTORE:
+        return OrderAction.WAKE, recommendation.reason
     return None, recommendation.reason
 
 
@@ -196,32 +198,28 @@ def _remember(candidate: Candidate, action: OrderAction | None, reason: Reason, 
 
 
 def _refusal(
-    candidate: Candidate,
-    action: OrderAction,
-    reason: Reason,
-    memory: Memory,
-    site: Site,
-    policy: CurtailmentPolicy,
+    candidate: Candidate, action: OrderAction, reason: Reason, site: Site, policy: CurtailmentPolicy
 ) -> Reason | None:
     """What stands against a switch of this one machine, the most basic first."""
-    if site.held:
-        return Reason.OPERATOR_HOLD
-    if _participation(candidate, policy) is Participation.NEVER:
-        return Reason.PROTECTED
-    if candidate.busy:
-        return reason
-    if candidate.gave_up:
-        return Reason.GAVE_UP
+    standing_against = (
+        (site.held, Reason.OPERATOR_HOLD),
+        (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
+        (candidate.busy, reason),
+        (candidate.gave_up, Reason.GAVE_UP),
+    )
+    for stands, why in standing_against:
+        if stands:
+            return why
     if reason is Reason.OBLIGATION:
         return None
-    if not _worth_it(candidate, memory, policy):
+    if not _worth_it(candidate, policy):
         return Reason.ACCUMULATING
-    return _too_soon(action, memory, site, policy)
+    return _too_soon(action, candidate.memory, site, policy)
 
 
-def _worth_it(candidate: Candidate, memory: Memory, policy: CurtailmentPolicy) -> bool:
+def _worth_it(candidate: Candidate, policy: CurtailmentPolicy) -> bool:
     if policy.rule is Rule.CUMULATIVE:
-        return memory.regret_usd >= policy.switching_cost_usd / 2
+        return candidate.memory.regret_usd >= policy.switching_cost_usd / 2
     margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
     return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
 

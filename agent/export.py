@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +45,7 @@ def profitability(reader: Reader, start: datetime, end: datetime, by: Period) ->
     row of unknown hours too: a gap is shown, not left out.
     """
     periods = list(split(start, end, by))
+    sleeps = reader.sleeps()
     readings = reader.readings(start, end)
     upcoming = next(readings, None)
     for machine in reader.machines():  # both are in order of machine id, and every reading has its machine
@@ -52,7 +53,7 @@ def profitability(reader: Reader, start: datetime, end: datetime, by: Period) ->
         if upcoming is not None and upcoming[0] == machine.machine_id:
             rows, upcoming = upcoming[1], next(readings, None)
         for since, until in periods:
-            yield _row(machine, _sums(machine, rows, since, until))
+            yield _row(machine, _sums(machine, rows, since, until), sleeps.get(machine.machine_id, ()))
 
 
 def export_profitability(
@@ -97,7 +98,7 @@ def _sums(machine: MachineRow, readings: list[ReadingRow], since: datetime, unti
     return add_up(readings, to_ms(since), to_ms(until), sleep_power_w=machine.sleep_power_w)
 
 
-def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
+def _row(machine: MachineRow, sums: Sums, sleeps: Sequence[int]) -> dict[str, Cell]:
     known, priced = sums.known_h > 0, sums.priced_h > 0
     return {
         "machine_id": machine.machine_id,
@@ -125,10 +126,9 @@ def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
         "hashcost_usd_per_ph_day": _ratio(sums.energy_cost_usd, sums.priced_phd),
         "strike_price_usd_per_kwh": _ratio(sums.revenue_usd, sums.avoidable_priced_kwh),
         "breakeven_hashprice_usd_per_ph_day": _ratio(sums.avoidable_cost_usd, sums.paid_phd),
-        # No order has ever been given: nothing was avoided, forgone or curtailed by this agent.
-        "avoided_loss_usd": 0.0,
-        "forgone_profit_usd": 0.0,
-        "curtailments": 0,
+        "avoided_loss_usd": sums.avoided_loss_usd,
+        "forgone_profit_usd": sums.forgone_profit_usd,
+        "curtailments": sum(sums.start_ms <= at_ms < sums.end_ms for at_ms in sleeps),
     }
 
 

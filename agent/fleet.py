@@ -35,6 +35,8 @@ class Machine:
     reading: Reading | None = None
     failure: Failure | None = None
     failures_in_row: int = 0
+    ours: bool = False
+    """It sleeps on our order, and is ours to wake."""
 
     def apply(self, outcome: Reading | Failure) -> None:
         """Take in the outcome of one read. A failure leaves the last reading, which grows old."""
@@ -97,7 +99,8 @@ class Machine:
             return Situation(run_state=RunState.UNKNOWN, problem=Reason.STALE_READING)
         if reading.implausible is not None:
             return Situation(run_state=reading.run_state, problem=Reason.IMPLAUSIBLE_READING)
-        return Situation(run_state=reading.run_state, missing=_missing(reading, self.running_point()))
+        missing = _missing(reading, self.running_point())
+        return Situation(run_state=reading.run_state, missing=missing, ours=self.ours)
 
 
 def _live_point(reading: Reading) -> RunningPoint | None:

@@ -27,6 +27,9 @@ class Sums:
 
     What ratios of money are derived from only covers time with both prices (`priced_h`): `priced_phd` and, after
     fees and rejects, `paid_phd`; `avoidable_priced_kwh`, with overhead, and what that cost, `avoidable_cost_usd`.
+
+    `avoided_loss_usd` is what running would have lost while the machine slept on our order, `forgone_profit_usd` what
+    it would have earned.
     """
 
     start_ms: int
@@ -46,6 +49,8 @@ class Sums:
     price_h_usd_per_kwh: float = 0.0
     hashprice_h: float = 0.0
     priced_h: float = 0.0
+    avoided_loss_usd: float = 0.0
+    forgone_profit_usd: float = 0.0
     power_source: PowerSource | None = None
 
     @property
@@ -92,6 +97,7 @@ def _add(sums: Sums, reading: ReadingRow, hours: float, sleep_power_w: float) ->
     avoidable_kwh = 0.0
     if reading.run_state in _ASLEEP:
         sums.asleep_h += hours
+        _add_curtailed(sums, reading, hours)
     else:
         sums.mining_h += hours
         avoidable_kwh = kwh - sleep_power_w / 1000 * hours
@@ -105,6 +111,16 @@ def _add(sums: Sums, reading: ReadingRow, hours: float, sleep_power_w: float) ->
         sums.price_h_usd_per_kwh += reading.price_usd_per_kwh * hours
         _add_revenue(sums, reading, reading.hashprice_usd_per_ph_day, phd)
         _add_cost(sums, reading, reading.price_usd_per_kwh, kwh, avoidable_kwh)
+
+
+def _add_curtailed(sums: Sums, reading: ReadingRow, hours: float) -> None:
+    if not reading.ours or reading.decision_margin_usd_per_day is None:
+        return
+    worth_usd = reading.decision_margin_usd_per_day * hours / economics.HOURS_PER_DAY
+    if worth_usd < 0:
+        sums.avoided_loss_usd -= worth_usd
+    else:
+        sums.forgone_profit_usd += worth_usd
 
 
 def _add_revenue(sums: Sums, reading: ReadingRow, hashprice_usd_per_ph_day: float, phd: float) -> None:

@@ -141,3 +141,53 @@ def m001_first_light(db: Database) -> None:
         not_null={"at_ms", "kind", "detail"},
         strict=True,
     )
+
+
+@migrations()
+def m002_orders(db: Database) -> None:
+    """Orders, at most one open per machine, and what a reading needs to tell avoided loss."""
+    db.table("orders").create(
+        {
+            "order_id": int,
+            "machine_id": str,
+            "action": str,
+            "state": str,
+            "reason": str,
+            "ordered_by": str,
+            "created_ms": int,
+            "dispatched_ms": int,
+            "confirmed_ms": int,
+            "settled_ms": int,
+            "power_w": float,
+            "attempts": int,
+            "drifts": int,
+            "restore": str,
+            "failure": str,
+            "detail": str,
+            "snapshot": str,
+        },
+        pk="order_id",
+        not_null={
+            "machine_id",
+            "action",
+            "state",
+            "reason",
+            "ordered_by",
+            "created_ms",
+            "power_w",
+            "attempts",
+            "drifts",
+        },
+        foreign_keys=[("machine_id", "machines")],
+        strict=True,
+    )
+    db.execute(
+        "create unique index one_open_order on orders (machine_id) "
+        "where state in ('proposed', 'approved', 'dispatching', 'dispatched')"
+    )
+    db.execute(
+        "create unique index one_standing_sleep on orders (machine_id) where action = 'sleep' and state = 'confirmed'"
+    )
+    db.table("orders").create_index(["settled_ms"])
+    db.execute("alter table readings add column ours integer")
+    db.execute("alter table readings add column decision_margin_usd_per_day real")

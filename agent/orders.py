@@ -47,7 +47,8 @@ class Order:
     """One thing that a machine should be doing, and what became of it.
 
     `dispatched_at` is stored before the command is sent: only a reading that began later is evidence. `attempts`
-    counts sends, `drifts` how often the machine left this sleep by itself. `power_w` is what it drew before.
+    counts sends, `confirmed_at` is when a reading showed what was ordered, `settled_at` when the order last ended;
+    `drifts` how often the machine left this sleep by itself. `power_w` is what it drew before.
     """
 
     order_id: int
@@ -59,6 +60,7 @@ class Order:
     created_at: datetime
     power_w: float
     dispatched_at: datetime | None = None
+    confirmed_at: datetime | None = None
     settled_at: datetime | None = None
     attempts: int = 0
     drifts: int = 0
@@ -220,7 +222,7 @@ def has_drifted(order: Order, reading: Reading | None) -> bool:
     return (
         order.is_standing
         and reading is not None
-        and order.settled_at is not None
-        and reading.began_at > order.settled_at
+        and order.confirmed_at is not None
+        and reading.began_at > order.confirmed_at
         and reading.run_state is RunState.MINING
     )

@@ -14,6 +14,8 @@ class Action(StrEnum):
     """Leave it mining."""
     CURTAIL = "curtail"
     """Put it to sleep: it earns less than it would save."""
+    RESTORE = "restore"
+    """Wake it: it would earn again, and it sleeps on our order."""
     STAY_ASLEEP = "stay_asleep"
     """Leave it asleep: awake it would lose money."""
     HOLD = "hold"
@@ -69,12 +71,13 @@ class Situation:
     """What is known of a machine when a recommendation is asked for.
 
     `problem` is set when its last reading cannot be used; `missing` when there is one without what an appraisal
-    needs.
+    needs. `ours` says that the machine sleeps on our order.
     """
 
     run_state: RunState
     problem: Reason | None = None
     missing: Reason | None = None
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,8 @@ def recommend(situation: Situation, appraisal: Appraisal) -> Recommendation:
     earns = appraisal.decision_margin_usd_per_day > 0
     marginal = appraisal.is_marginal
     if situation.run_state is RunState.ASLEEP:
+        if earns and situation.ours:
+            return Recommendation(action=Action.RESTORE, reason=Reason.ABOVE_BREAKEVEN, marginal=marginal)
         if earns:
             return Recommendation(action=Action.HOLD, reason=Reason.NOT_OURS_TO_WAKE, marginal=marginal)
         return Recommendation(action=Action.STAY_ASLEEP, reason=Reason.BELOW_BREAKEVEN, marginal=marginal)

@@ -49,6 +49,8 @@ class ReadingRow:
     hashrate_ths: float | None
     power_w: float | None
     power_source: PowerSource
+    ours: bool
+    decision_margin_usd_per_day: float | None
     hashprice_usd_per_ph_day: float | None
     price_usd_per_kwh: float | None
     fee: float
@@ -103,7 +105,7 @@ def from_ms(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def reading_row(machine: Machine, quote_id: int, valid_ms: int) -> tuple[object, ...]:
+def reading_row(machine: Machine, view: MachineView, quote_id: int, valid_ms: int) -> tuple[object, ...]:
     """A row of `readings` for a machine that has just been polled."""
     failure, reading = machine.failure, machine.reading
     if failure is not None:
@@ -117,7 +119,7 @@ def reading_row(machine: Machine, quote_id: int, valid_ms: int) -> tuple[object,
             None,
             None,
         )
-        return (machine.machine_id, to_ms(failure.at), valid_ms, *unknown, quote_id)
+        return (machine.machine_id, to_ms(failure.at), valid_ms, *unknown, quote_id, int(machine.ours), None)
     assert reading is not None  # noqa: S101 - a polled machine has one or the other
     return (
         machine.machine_id,
@@ -132,6 +134,8 @@ def reading_row(machine: Machine, quote_id: int, valid_ms: int) -> tuple[object,
         reading.power_mode and reading.power_mode.value,
         reading.chip_temp_c,
         quote_id,
+        int(machine.ours),
+        view.decision_margin_usd_per_day,
     )
 
 
@@ -223,6 +227,7 @@ def reading_of(row: dict[str, Any]) -> ReadingRow:
     values = {field.name: row[field.name] for field in fields(ReadingRow)}
     values["run_state"] = RunState(row["run_state"])
     values["power_source"] = PowerSource(row["power_source"])
+    values["ours"] = bool(row["ours"])
     return ReadingRow(**values)
 
 

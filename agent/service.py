@@ -12,16 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from agent.clock import Clock
 from agent.config import Config
+from agent.curtailer import Curtailer
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.options import read_options
+from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
+from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import RoundRow
 from agent.store import Store
 from agent.tariff.fixed import FixedTariff
@@ -29,8 +32,8 @@ from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
 from drivers.discovery import ScanProgress, scan
-from drivers.driver import Capabilities, Driver, Unsupported, WrongMachine
-from drivers.reading import Address, Identity, MachineId, Reading
+from drivers.driver import Capabilities, Driver, Receipt, RestorePoint, Timings, Unsupported, WrongMachine
+from drivers.reading import Address, Identity, MachineId, PowerMode, Reading
 
 log = logging.getLogger("hashcost")
 
@@ -74,6 +77,7 @@ class Agent:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._drivers: dict[MachineId, Driver] = {}
         self._address_changed = asyncio.Event()
+        self._stack = contextlib.AsyncExitStack()
         self._rounds = 0
         self.skipped_rounds = 0
 
@@ -81,12 +85,25 @@ class Agent:
         self._store = await self._in_writer(Store, self._database)
         self.fleet = Fleet(await self._in_writer(self._store.load_machines))
         self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
+        policy = self.config.policy()
+        remembered = await self._in_writer(self._store.load_orders, self._clock.now() - REMEMBER)
+        self.reconciler = await self._stack.enter_async_context(
+            Reconciler(
+                _OrderWriter(self._store, self._in_writer),
+                remembered,
+                clock=self._clock.now,
+                patience=Patience(),
+                ramp=Ramp(machines=policy.batch_machines, kw_per_min=policy.ramp_kw_per_min),
+            )
+        )
+        self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            await self._stack.aclose()
             await self._in_writer(self._store.save_baselines, list(self.fleet))
         finally:
             await self._in_writer(self._store.close)
@@ -129,10 +146,26 @@ class Agent:
             for machine in self.fleet
         ):
             self._address_changed.set()
+        self.curtailer.mark_ours()
         market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
         picture = view_fleet(self.fleet, market, self.terms, max_age=timedelta(seconds=self._valid_s))
         await self._remember(picture, result)
+        await self.curtailer.decide(picture)
+        await self.reconciler.tick(self._sightings(picture))
         return picture
+
+    def _sightings(self, picture: Picture) -> dict[MachineId, Sighting]:
+        """Every machine with its latest reading, if that can be used as evidence."""
+        max_age = timedelta(seconds=self._valid_s)
+        return {
+            machine.machine_id: Sighting(
+                driver=self._driver(machine.machine_id),
+                reading=machine.reading
+                if machine.situation(picture.market.at, max_age=max_age).problem is None
+                else None,
+            )
+            for machine in self.fleet
+        }
 
     async def poll_forever(self, show: Callable[[Picture], None] | None = None) -> None:
         """Poll round after round at the configured interval, showing each picture, until cancelled."""
@@ -210,6 +243,28 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class _OrderWriter:
+    """The reconciler's `OrderStore`: the store, in its own thread."""
+
+    store: Store
+    run: Callable[..., Awaitable[Any]]
+
+    async def create(self, order: Order) -> Order | None:
+        created: Order | None = await self.run(self.store.create_order, order)
+        return created
+
+    async def advance(self, before: Order, after: Order) -> None:
+        await self.run(self.store.advance, before, after)
+
+    async def supersede(self, before: Order, after: Order, new: Order) -> Order:
+        created: Order = await self.run(self.store.supersede, before, after, new)
+        return created
+
+    async def advance_both(self, first: tuple[Order, Order], second: tuple[Order, Order]) -> None:
+        await self.run(self.store.advance_both, first, second)
+
+
+@dataclass(frozen=True, slots=True)
 class _Unreadable:
     """The `Driver` of a machine that this version cannot read: every read says so."""
 
@@ -217,11 +272,24 @@ class _Unreadable:
     address: Address
     detail: str
     capabilities: ClassVar = Capabilities(can_sleep=False, power_modes=frozenset(), reports_power=False)
+    timings: ClassVar = Timings(sleep_within_s=0.0, wake_within_s=0.0)
 
     async def read(self) -> Reading:
         raise Unsupported(self.address, self.detail)
 
     async def identify(self) -> Identity:
+        raise Unsupported(self.address, self.detail)
+
+    async def restore_point(self) -> RestorePoint:
+        raise Unsupported(self.address, self.detail)
+
+    async def sleep(self) -> Receipt:
+        raise Unsupported(self.address, self.detail)
+
+    async def wake(self, point: RestorePoint) -> Receipt:
+        raise Unsupported(self.address, self.detail)
+
+    async def set_power_mode(self, mode: PowerMode) -> Receipt:
         raise Unsupported(self.address, self.detail)
 
 

@@ -9,6 +9,7 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,8 @@ from agent.errors import UsageError
 from agent.fleet import Fleet, Machine
 from agent.market.quote import Market
 from agent.migrations import migrations
+from agent.order_rows import ORDER_COLUMNS, order_of, order_row
+from agent.orders import Order
 from agent.rows import (
     BASELINE_COLUMNS,
     LATEST_COLUMNS,
@@ -138,11 +141,15 @@ class Store:
         """Write a whole poll round in one transaction: the readings of the machines that were polled, the latest
         picture and the round itself. A reading may stand for `valid_s` seconds."""
         valid_ms = round(valid_s * 1000)
+        views = {view.machine_id: view for view in picture.views}
         with self._db.atomic():
             quote = self._stored_quote(picture.market, picture.terms)
             self._db.conn.executemany(
                 _INSERT_READING,
-                [reading_row(fleet[machine_id], quote[0], valid_ms) for machine_id in polled],
+                [
+                    reading_row(fleet[machine_id], views[machine_id], quote[0], valid_ms)
+                    for machine_id in polled
+                ],
             )
             self._db.conn.executemany(
                 _upsert("latest", LATEST_COLUMNS, "machine_id"),
@@ -161,6 +168,61 @@ class Store:
         cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *values))
         assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
         return cursor.lastrowid, values
+
+    def create_order(self, order: Order) -> Order | None:
+        """Store a new order and give it its id; None if the machine has an open one. Its own `order_id` is ignored."""
+        try:
+            with self._db.atomic():
+                return self._insert_order(order)
+        except sqlite3.IntegrityError:
+            return None
+
+    def advance(self, before: Order, after: Order) -> None:
+        """Replace an order by its next state, if it is still as `before`. Raises `StoreError` if it is not."""
+        with self._db.atomic():
+            self._advance(before, after)
+
+    def supersede(self, before: Order, after: Order, new: Order) -> Order:
+        """Advance one order and create another in one transaction."""
+        with self._db.atomic():
+            self._advance(before, after)
+            return self._insert_order(new)
+
+    def advance_both(self, first: tuple[Order, Order], second: tuple[Order, Order]) -> None:
+        """Advance two orders in one transaction."""
+        with self._db.atomic():
+            self._advance(*first)
+            self._advance(*second)
+
+    def _insert_order(self, order: Order) -> Order:
+        marks = ", ".join("?" * len(ORDER_COLUMNS))
+        cursor = self._db.conn.execute(
+            f"insert into orders ({', '.join(ORDER_COLUMNS)}) values ({marks})",  # noqa: S608 - names of ours
+            order_row(order),
+        )
+        assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
+        return replace(order, order_id=cursor.lastrowid)
+
+    def _advance(self, before: Order, after: Order) -> None:
+        """Compare and set: two hands on one order, or a restored database, must not repeat a command."""
+        updates = ", ".join(f"{name} = ?" for name in ORDER_COLUMNS)
+        cursor = self._db.conn.execute(
+            f"update orders set {updates} where order_id = ? and state = ? and attempts = ?",  # noqa: S608 - names of ours
+            (*order_row(after), before.order_id, before.state.value, before.attempts),
+        )
+        if cursor.rowcount != 1:
+            raise StoreError(f"{self._path}: order {before.order_id} is not {before.state.value} any more")
+
+    def load_orders(self, since: datetime) -> list[Order]:
+        """Every open or standing order, and those that ended since."""
+        return [
+            order_of(row)
+            for row in self._db.query(
+                "select * from orders where state in ('proposed', 'approved', 'dispatching', 'dispatched') "
+                "or (action = 'sleep' and state = 'confirmed') or settled_ms >= ? order by order_id",
+                [to_ms(since)],
+            )
+        ]
 
     def save_events(self, events: Iterable[Event]) -> None:
         """Append events."""
@@ -243,6 +305,18 @@ class Reader:
         for machine_id, group in groupby(rows, key=lambda row: row["machine_id"]):
             yield MachineId(machine_id), [reading_of(row) for row in group]
 
+    def orders(self, limit: int = 1000) -> list[Order]:
+        """The last orders, newest first."""
+        rows = self._db.query("select * from orders order by order_id desc limit ?", [limit])
+        return [order_of(row) for row in rows]
+
+    def sleeps(self) -> dict[MachineId, list[int]]:
+        """When, in milliseconds, sleeps that we ordered were confirmed, by machine; also those released since."""
+        found: dict[MachineId, list[int]] = {}
+        for row in self._db.query(_SELECT_SLEEPS):
+            found.setdefault(MachineId(row["machine_id"]), []).append(row["confirmed_ms"])
+        return found
+
     def events(self, limit: int = 100) -> list[Event]:
         """The last events, newest first."""
         rows = self._db.query("select * from events order by event_id desc limit ?", [limit])
@@ -309,15 +383,19 @@ _SELECT_LATEST = """
 """
 _INSERT_READING = """
     insert or ignore into readings (machine_id, began_ms, valid_ms, run_state, failure, implausible, hashrate_ths,
-    power_w, power_source, power_mode, chip_temp_c, quote_id) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    power_w, power_source, power_mode, chip_temp_c, quote_id, ours, decision_margin_usd_per_day)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_QUOTE = """
     insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,
     price_usd_per_kwh, price_source, fee, reject, overhead) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_SELECT_SLEEPS = (
+    "select machine_id, confirmed_ms from orders where action = 'sleep' and confirmed_ms is not null"
+)
 _SELECT_READINGS = """
     select machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source,
-           hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
+           ours, decision_margin_usd_per_day, hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
     from readings join quotes using (quote_id)
     where began_ms < :end_ms and began_ms >= (
         select coalesce(min(began_ms), :start_ms) from readings

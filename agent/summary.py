@@ -26,6 +26,7 @@ STATE_STYLE = {
 ACTION_STYLE = {
     Action.RUN: "green",
     Action.CURTAIL: "bold red",
+    Action.RESTORE: "bold cyan",
     Action.STAY_ASLEEP: "blue",
     Action.HOLD: "yellow",
 }

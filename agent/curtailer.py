@@ -1,0 +1,195 @@
+"""From a picture of the site to orders: gathers what a decision needs, and gives the reconciler what was decided."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from agent.curtailment import (
+    Candidate,
+    CurtailmentPolicy,
+    Decision,
+    Memory,
+    Mode,
+    Obligation,
+    Site,
+    decide,
+)
+from agent.fleet import Fleet, Machine
+from agent.orders import Order, OrderAction, OrderState
+from agent.policy import Action, Reason, Recommendation
+from agent.reconciler import Reconciler
+from agent.view import MachineView, Picture, totals
+from drivers.reading import MachineId, RunState
+
+POLICY = "policy"
+"""Who ordered what nobody ordered."""
+
+
+class Curtailer:
+    """Decides once a round, and remembers per machine what its wish rests on."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        reconciler: Reconciler,
+        policy: CurtailmentPolicy,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.policy = policy
+        self.held = False
+        self.obligation: Obligation | None = None
+        self._fleet = fleet
+        self._reconciler = reconciler
+        self._clock = clock
+        self._memory: dict[MachineId, Memory] = {}
+        self._decisions: dict[MachineId, Decision] = {}
+
+    def decisions(self) -> dict[MachineId, Decision]:
+        """What was last decided of each machine."""
+        return dict(self._decisions)
+
+    def mark_ours(self) -> None:
+        """Tell the fleet which machines sleep on our order."""
+        standing = self._reconciler.standing()
+        for machine in self._fleet:
+            machine.ours = machine.machine_id in standing
+
+    async def decide(self, picture: Picture) -> None:
+        """Decide on every machine of the picture, withdraw what is wanted no more, order what is."""
+        views = {view.machine_id: view for view in picture.views}
+        await self._withdraw(views)
+        history = _History(self._reconciler)
+        decisions = decide(
+            [self._candidate(self._fleet[view.machine_id], view, history) for view in picture.views],
+            self._site(picture),
+            self.policy,
+        )
+        for decision in decisions:
+            self._memory[decision.machine_id] = decision.memory
+            self._decisions[decision.machine_id] = decision
+            if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
+                await self._order(decision, picture, views[decision.machine_id])
+
+    async def _order(self, decision: Decision, picture: Picture, view: MachineView) -> None:
+        point = self._fleet[decision.machine_id].running_point()
+        assert decision.action is not None  # noqa: S101 - the caller saw to it
+        await self._reconciler.order(
+            Order(
+                order_id=0,
+                machine_id=decision.machine_id,
+                action=decision.action,
+                state=OrderState.APPROVED if decision.automatic else OrderState.PROPOSED,
+                reason=decision.reason.value,
+                ordered_by=POLICY,
+                created_at=self._clock(),
+                power_w=0.0 if point is None else point.power_w,
+                restore=self._restore_point(decision),
+                snapshot=snapshot(view, picture),
+            )
+        )
+
+    def _restore_point(self, decision: Decision) -> Any:
+        """A wake restores what the sleep that it ends had found."""
+        if decision.action is not OrderAction.WAKE:
+            return None
+        return self._reconciler.standing()[decision.machine_id].restore
+
+    async def _withdraw(self, views: dict[MachineId, MachineView]) -> None:
+        """Orders of the policy that were not sent go when their reason went."""
+        for order in self._reconciler.open_orders().values():
+            unsent = order.state is OrderState.PROPOSED or (
+                order.state is OrderState.APPROVED and not order.attempts
+            )
+            view = views.get(order.machine_id)
+            if (
+                unsent
+                and order.ordered_by == POLICY
+                and view is not None
+                and not self._still_wanted(order, view)
+            ):
+                await self._reconciler.reject(order, POLICY)
+
+    def _still_wanted(self, order: Order, view: MachineView) -> bool:
+        if order.reason == Reason.OBLIGATION:
+            return self.obligation is not None
+        if order.reason == Reason.DRIFT:
+            return True
+        wanted = Action.CURTAIL if order.action is OrderAction.SLEEP else Action.RESTORE
+        return not self.held and view.action is wanted
+
+    def _candidate(self, machine: Machine, view: MachineView, history: "_History") -> Candidate:
+        point = machine.running_point()
+        action = OrderAction.SLEEP if view.run_state is RunState.MINING else OrderAction.WAKE
+        return Candidate(
+            machine_id=machine.machine_id,
+            group=machine.group,
+            run_state=view.run_state,
+            recommendation=Recommendation(action=view.action, reason=view.reason, marginal=view.marginal),
+            decision_margin_usd_per_day=view.decision_margin_usd_per_day,
+            energy_cost_usd_per_day=view.energy_cost_usd_per_day,
+            power_w=None if point is None else point.power_w,
+            efficiency_j_per_th=view.efficiency_j_per_th,
+            ours=machine.ours,
+            busy=machine.machine_id in history.busy,
+            gave_up=(machine.machine_id, action) in history.given_up,
+            memory=self._remembered(machine.machine_id, history),
+        )
+
+    def _remembered(self, machine_id: MachineId, history: "_History") -> Memory:
+        """Regret of this run of the agent; switches by the orders, which outlive it."""
+        memory = self._memory.get(machine_id, Memory())
+        sleeps, wakes = (history.confirmed(machine_id, action) for action in OrderAction)
+        return replace(memory, switched_at=max([*sleeps, *wakes], default=None), sleeps=tuple(sleeps))
+
+    def _site(self, picture: Picture) -> Site:
+        now = self._clock()
+        lately = [
+            order
+            for order in self._reconciler.all()
+            if now - (order.dispatched_at or order.created_at) < timedelta(minutes=1)
+            and order.state not in (OrderState.PROPOSED, OrderState.EXPIRED)
+        ]
+        return Site(
+            now=now,
+            load_kw=totals(picture.views).power_kw,
+            moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
+            moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
+            held=self.held,
+            obligation=self.obligation,
+        )
+
+
+class _History:
+    """What the orders say of each machine, gathered once a round."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self.busy = set(reconciler.open_orders())
+        self.given_up = reconciler.given_up()
+        self._confirmed: dict[tuple[MachineId, OrderAction], list[datetime]] = {}
+        for order in reconciler.all():
+            if order.confirmed_at is not None:
+                self._confirmed.setdefault((order.machine_id, order.action), []).append(order.confirmed_at)
+
+    def confirmed(self, machine_id: MachineId, action: OrderAction) -> list[datetime]:
+        """When orders of a kind were confirmed."""
+        return sorted(self._confirmed.get((machine_id, action), []))
+
+
+def snapshot(view: MachineView, picture: Picture) -> dict[str, Any]:
+    """What an order was decided from."""
+    hashprice, power = picture.market.hashprice, picture.market.power
+    return {
+        "at": picture.market.at.isoformat(),
+        "run_state": view.run_state.value,
+        "hashrate_ths": view.hashrate_ths,
+        "power_w": view.power_w,
+        "power_source": view.power_source.value,
+        "basis": view.basis and view.basis.value,
+        "decision_margin_usd_per_day": view.decision_margin_usd_per_day,
+        "strike_price_usd_per_kwh": view.strike_price_usd_per_kwh,
+        "hashprice_usd_per_ph_day": picture.market.hashprice_usd_per_ph_day,
+        "hashprice_source": hashprice and hashprice.source,
+        "price_usd_per_kwh": picture.market.price_usd_per_kwh,
+        "price_source": power and power.source,
+    }

@@ -1,0 +1,346 @@
+"""Keeps making the world match the orders: dispatches, confirms by later readings, retries, gives up, restores.
+
+Every transition is stored before what it allows is done. A command is sent only for an order that is `dispatching`
+in the store, and only a reading that began after that moment counts for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from agent.orders import (
+    Order,
+    OrderAction,
+    OrderState,
+    Patience,
+    Step,
+    Verdict,
+    has_drifted,
+    next_step,
+)
+from drivers.driver import (
+    AuthenticationFailed,
+    CommandRefused,
+    Driver,
+    DriverError,
+    Receipt,
+    RestorePoint,
+    Unsupported,
+    WrongMachine,
+)
+from drivers.reading import MachineId, Reading
+
+log = logging.getLogger("hashcost")
+
+COMMANDS_AT_ONCE = 50
+_FINAL = (CommandRefused, Unsupported, AuthenticationFailed, WrongMachine)
+"""Failures that the next try would only repeat."""
+GIVE_UP_FOR = timedelta(hours=6)
+REMEMBER = timedelta(days=1)
+
+
+class OrderStore(Protocol):
+    """Where orders outlive the process; each call is one transaction."""
+
+    async def create(self, order: Order) -> Order | None:
+        """Store a new order; None if the machine has an open one."""
+
+    async def advance(self, before: Order, after: Order) -> None:
+        """Replace `before` by `after` if it is still as it was."""
+
+    async def supersede(self, before: Order, after: Order, new: Order) -> Order:
+        """Advance one and create another at once."""
+
+    async def advance_both(self, first: tuple[Order, Order], second: tuple[Order, Order]) -> None:
+        """Advance two at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """A machine for the reconciler: how to speak to it, and its latest usable reading, if there is one."""
+
+    driver: Driver
+    reading: Reading | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ramp:
+    """How much load may be moved in each direction within a minute of the machines' time."""
+
+    machines: int
+    kw_per_min: float
+
+
+class Reconciler:
+    """The orders of one site. `orders` are those that the store remembers.
+
+    An async context manager: commands are sent by tasks of its own, so that a machine which takes long to answer
+    holds up neither the polling nor the others. Leaving it drops what is under way, and what was being sent stays
+    `dispatching` in the store, to be verified by the next start.
+    """
+
+    def __init__(
+        self,
+        store: OrderStore,
+        orders: Iterable[Order],
+        *,
+        clock: Callable[[], datetime],
+        patience: Patience,
+        ramp: Ramp,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._patience = patience
+        self._ramp = ramp
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
+        self._group = asyncio.TaskGroup()
+        self._orders = {order.order_id: order for order in orders}
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._sending.values():
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    # -- what is known --------------------------------------------------------------------------------
+
+    def all(self) -> list[Order]:
+        """Every open or standing order, and those that ended within a day."""
+        return list(self._orders.values())
+
+    def open_orders(self) -> dict[MachineId, Order]:
+        """The open order of each machine that has one."""
+        return {order.machine_id: order for order in self._orders.values() if order.is_open}
+
+    def standing(self) -> dict[MachineId, Order]:
+        """The machines that sleep on our order: the only ones that are ours to wake."""
+        return {order.machine_id: order for order in self._orders.values() if order.is_standing}
+
+    def given_up(self) -> set[tuple[MachineId, OrderAction]]:
+        """What failed so lately that only a person may try it again."""
+        limit = self._clock() - GIVE_UP_FOR
+        return {
+            (order.machine_id, order.action)
+            for order in self._orders.values()
+            if order.state is OrderState.FAILED and order.settled_at is not None and order.settled_at > limit
+        }
+
+    # -- what people and policy want ------------------------------------------------------------------
+
+    async def order(self, wanted: Order) -> Order | None:
+        """Take an order on, proposed or approved; None if the machine has an open one already."""
+        created = await self._store.create(wanted)
+        if created is not None:
+            self._orders[created.order_id] = created
+            _log(created)
+        return created
+
+    async def approve(self, order: Order, by: str) -> Order:
+        """A person agrees to a proposal."""
+        return await self._advance(order, state=OrderState.APPROVED, ordered_by=by)
+
+    async def reject(self, order: Order, by: str) -> Order:
+        """A person refuses a proposal, or stops an order that was not sent yet."""
+        return await self._end(order, OrderState.EXPIRED, detail=f"rejected by {by}")
+
+    # -- the work -------------------------------------------------------------------------------------
+
+    async def tick(self, site: Mapping[MachineId, Sighting]) -> None:
+        """Bring every order one step further. Dispatches run side by side, one a machine."""
+        self._forget()
+        for order in self.standing().values():
+            sighting = site.get(order.machine_id)
+            if sighting is not None and has_drifted(order, sighting.reading):
+                await self._put_back(order)
+        due = []
+        for order in self.open_orders().values():
+            sighting = site.get(order.machine_id)
+            if (
+                order.order_id not in self._sending
+                and sighting is not None
+                and await self._settle(order, sighting)
+            ):
+                due.append(order)
+        for order in self._within_ramp(due):
+            task = self._group.create_task(self._dispatch(order, site[order.machine_id].driver))
+            self._sending[order.order_id] = task
+
+    def _within_ramp(self, due: list[Order]) -> list[Order]:
+        """The commands that may go now. A second try moves no load that the first did not count."""
+        since = self._clock() - timedelta(minutes=1)
+        allowed = [order for order in due if order.attempts]
+        for action in OrderAction:
+            moved = [
+                order.power_w / 1000
+                for order in self._orders.values()
+                if order.action is action and order.dispatched_at is not None and order.dispatched_at > since
+            ]
+            machines, kw = len(moved), sum(moved)
+            for order in due:
+                if order.action is not action or order.attempts:
+                    continue
+                machines, kw = machines + 1, kw + order.power_w / 1000
+                if machines > self._ramp.machines or kw > self._ramp.kw_per_min:
+                    break
+                allowed.append(order)
+        return allowed
+
+    async def _settle(self, order: Order, sighting: Sighting) -> bool:
+        """Take the step that needs no command; whether a command is due."""
+        verdict = next_step(
+            order,
+            sighting.reading,
+            now=self._clock(),
+            timings=sighting.driver.timings,
+            patience=self._patience,
+        )
+        match verdict.step:
+            case Step.VERIFY:
+                await self._advance(
+                    order, state=OrderState.DISPATCHED, detail="may have been sent before a restart"
+                )
+            case Step.CONFIRM:
+                await self._confirm(order, verdict)
+            case Step.FAIL:
+                await self._end(order, OrderState.FAILED, failure=verdict.failure, detail=verdict.detail)
+            case Step.EXPIRE:
+                await self._end(order, OrderState.EXPIRED, detail=verdict.detail)
+            case _:
+                pass
+        return verdict.step is Step.DISPATCH
+
+    async def _dispatch(self, order: Order, driver: Driver) -> None:
+        try:
+            async with self._slots:
+                await self._send(order, driver)
+        finally:
+            self._sending.pop(order.order_id, None)
+
+    async def _send(self, order: Order, driver: Driver) -> None:
+        """Send one command: what to restore is stored first, then that it is being sent, then it is sent."""
+        try:
+            point = order.restore or await driver.restore_point()
+        except DriverError as error:
+            await self._not_sent(order, error)
+            return
+        sent = await self._advance(
+            order,
+            state=OrderState.DISPATCHING,
+            dispatched_at=self._clock(),
+            attempts=order.attempts + 1,
+            restore=point,
+        )
+        try:
+            receipt = await _command(sent, driver, point)
+        except DriverError as error:
+            await self._not_sent(sent, error)
+            return
+        await self._advance(
+            sent, state=OrderState.DISPATCHED, detail=f"{receipt.said.value}: {receipt.detail}"
+        )
+
+    async def _not_sent(self, order: Order, error: DriverError) -> None:
+        """The machine certainly did not accept it: final if it would say the same again, else another time."""
+        attempts = max(1, order.attempts) if order.state is OrderState.DISPATCHING else order.attempts + 1
+        if isinstance(error, _FINAL) or attempts > self._patience.attempts:
+            await self._end(order, OrderState.FAILED, failure=error.kind, detail=error.detail)
+            return
+        await self._advance(order, state=OrderState.APPROVED, attempts=attempts, detail=str(error))
+
+    async def _confirm(self, order: Order, verdict: Verdict) -> None:
+        """Confirmed by a reading. A wake releases the sleep that it ends, in the same transaction."""
+        now = self._clock()
+        after = replace(
+            order,
+            state=OrderState.CONFIRMED,
+            confirmed_at=now,
+            settled_at=now,
+            detail=verdict.detail or order.detail,
+        )
+        asleep = self.standing().get(order.machine_id) if order.action is OrderAction.WAKE else None
+        if asleep is None:
+            await self._store.advance(order, after)
+        else:
+            released = replace(asleep, state=OrderState.RELEASED, settled_at=self._clock())
+            await self._store.advance_both((order, after), (asleep, released))
+            self._orders[released.order_id] = released
+        self._orders[after.order_id] = after
+        _log(after)
+
+    async def _put_back(self, order: Order) -> None:
+        """A machine left its sleep by itself: order it again, a few times; then it is a person's."""
+        if order.drifts >= self._patience.drifts:
+            await self._end(
+                order,
+                OrderState.FAILED,
+                failure="fights_back",
+                detail=f"woke by itself {order.drifts + 1} times",
+            )
+            return
+        now = self._clock()
+        if order.machine_id in self.open_orders():
+            return
+        released = replace(order, state=OrderState.RELEASED, settled_at=now, detail="it woke by itself")
+        again = replace(
+            order,
+            state=OrderState.APPROVED,
+            reason="drift",
+            created_at=now,
+            dispatched_at=None,
+            confirmed_at=None,
+            settled_at=None,
+            attempts=0,
+            drifts=order.drifts + 1,
+            detail="",
+        )
+        created = await self._store.supersede(order, released, again)
+        self._orders[order.order_id] = released
+        self._orders[created.order_id] = created
+        _log(created)
+
+    async def _advance(self, order: Order, **changes: object) -> Order:
+        after = replace(order, **changes)  # type: ignore[arg-type]
+        await self._store.advance(order, after)
+        self._orders[order.order_id] = after
+        if after.state is not order.state:
+            _log(after)
+        return after
+
+    async def _end(
+        self, order: Order, state: OrderState, *, failure: str | None = None, detail: str = ""
+    ) -> Order:
+        return await self._advance(
+            order, state=state, settled_at=self._clock(), failure=failure, detail=detail or order.detail
+        )
+
+    def _forget(self) -> None:
+        """Drop what ended long ago; the store keeps it."""
+        limit = self._clock() - REMEMBER
+        for order in list(self._orders.values()):
+            over = not order.is_open and not order.is_standing
+            if over and order.settled_at is not None and order.settled_at < limit:
+                del self._orders[order.order_id]
+
+
+def _command(order: Order, driver: Driver, point: RestorePoint) -> Awaitable[Receipt]:
+    return driver.sleep() if order.action is OrderAction.SLEEP else driver.wake(point)
+
+
+def _log(order: Order) -> None:
+    level = logging.WARNING if order.state is OrderState.FAILED else logging.INFO
+    log.log(
+        level,
+        "event=order state=%s order=%d machine=%s action=%s reason=%s by=%s failure=%s detail=%r",
+        order.state.value, order.order_id, order.machine_id, order.action.value, order.reason, order.ordered_by,
+        order.failure or "-", order.detail,
+    )  # fmt: skip
