@@ -79,13 +79,23 @@ def cli() -> None:
     help="Simulated seconds that pass in a second.",
 )  # fmt: skip
 @click.option("--faults", is_flag=True, help="Give some machines the failures seen on real sites.")
+@click.option(
+    "--auto", is_flag=True, help="Let the agent act; with --once: curtail, drop the price, restore, sum up."
+)
 @click.option("--once", is_flag=True, help="Scan, poll a few rounds, print, exit.")
 @click.option(
     "--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the profitability CSV at the end."
 )
 @_json_option
 def demo(
-    machines: int, seed: int, speed: float, faults: bool, once: bool, csv: Path | None, as_json: bool
+    machines: int,
+    seed: int,
+    speed: float,
+    faults: bool,
+    auto: bool,
+    once: bool,
+    csv: Path | None,
+    as_json: bool,
 ) -> None:
     """Run a simulated site and the agent against it; needs nothing, leaves nothing."""
     if csv is not None and not csv.absolute().parent.is_dir():
@@ -95,7 +105,14 @@ def demo(
 
     setup_logging(quiet=True)
     options = demo_site.DemoOptions(
-        machines=machines, seed=seed, speed=speed, faults=faults, once=once, csv=csv, as_json=as_json
+        machines=machines,
+        seed=seed,
+        speed=speed,
+        faults=faults,
+        auto=auto,
+        once=once,
+        csv=csv,
+        as_json=as_json,
     )
     demo_site.run(options)
 

@@ -6,9 +6,9 @@ import json
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ from rich.console import Console
 from rich.live import Live
 
 from agent.clock import Clock, simulated_clock
-from agent.config import Config, PollSection, ScanSection
+from agent.config import Config, CurtailmentSection, PollSection, ScanSection
+from agent.curtailment import Mode
 from agent.errors import AgentError
-from agent.export import Period, profitability, to_csv, write_atomically
+from agent.export import Cell, Period, profitability, to_csv, write_atomically
 from agent.progress import scan_progress
+from agent.rehearsal import MovablePrice, as_lines, rehearse
 from agent.service import Agent
 from agent.store import Reader
 from agent.summary import as_data, draw
 from agent.view import Picture
 from drivers.simulator import namespace
+from drivers.simulator.control import SiteControl
 
 START_DEADLINE_S = 120.0
 STOP_DEADLINE_S = 10.0
@@ -48,6 +51,7 @@ class DemoOptions:
     seed: int
     speed: float
     faults: bool
+    auto: bool
     once: bool
     csv: Path | None
     as_json: bool
@@ -60,6 +64,7 @@ class SimulatedSite:
     scan_targets: Sequence[str]
     clock: Clock
     left_out: Sequence[str]
+    control: Path
 
 
 def run(options: DemoOptions) -> None:
@@ -76,12 +81,16 @@ async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> 
     database = directory / "hashcost.db"
     async with simulated_site(options, directory / "control.sock") as site:
         notes = [*obstacles, *site.left_out]
+        config = demo_config(options, site)
+        price = MovablePrice(config.power.price_usd_per_kwh)
         try:
-            async with Agent(demo_config(options, site), database, clock=site.clock) as agent:
+            async with Agent(config, database, clock=site.clock, power=price) as agent:
                 with scan_progress(hidden=options.as_json) as progress:
                     changes = await agent.scan(progress)
                 notes += [f"{event.kind}: {event.detail}" for event in changes.doubts]
-                if options.once:
+                if options.auto and options.once:
+                    await _rehearse(agent, options, site, price, database)
+                elif options.once:
                     _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
                 else:
                     await _follow(agent, options, notes)
@@ -95,7 +104,23 @@ def demo_config(options: DemoOptions, site: SimulatedSite) -> Config:
     return Config(
         scan=ScanSection(addresses=list(site.scan_targets)),
         poll=PollSection(interval_s=interval_s, deadline_s=min(interval_s, 10.0)),
+        curtailment=CurtailmentSection(mode=Mode.AUTO if options.auto else Mode.RECOMMEND),
     )
+
+
+async def _rehearse(
+    agent: Agent, options: DemoOptions, site: SimulatedSite, price: MovablePrice, database: Path
+) -> None:
+    async with SiteControl(site.control) as control:
+        picture, rehearsal = await rehearse(agent, price, control)
+    rows = await asyncio.to_thread(_profitability, database, site.clock.now())
+    avoided = sum(float(row["avoided_loss_usd"] or 0.0) for row in rows)
+    rehearsal = replace(rehearsal, avoided_loss_usd=avoided)
+    if options.as_json:
+        _print_json(asdict(rehearsal))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(draw(picture, width=console.width), *as_lines(rehearsal), sep="\n")
 
 
 async def _rounds(agent: Agent, count: int) -> Picture:
@@ -142,12 +167,15 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _write_csv(options: DemoOptions, database: Path, until: datetime) -> None:
-    if options.csv is None or not database.exists():
-        return
+    if options.csv is not None and database.exists():
+        write_atomically(options.csv, to_csv(_profitability(database, until)))
+
+
+def _profitability(database: Path, until: datetime) -> list[Mapping[str, Cell]]:
+    """One row per machine, from the first reading on."""
     with Reader(database) as reader:
         span = reader.readings_span()
-        rows = [] if span is None else list(profitability(reader, span[0], until, Period.MACHINE))
-    write_atomically(options.csv, to_csv(rows))
+        return [] if span is None else list(profitability(reader, span[0], until, Period.MACHINE))
 
 
 @asynccontextmanager
@@ -160,12 +188,12 @@ async def simulated_site(options: DemoOptions, control: Path) -> AsyncIterator[S
         stdin=PIPE, stdout=PIPE, start_new_session=True,
     )  # fmt: skip
     try:
-        yield await _ready(process)
+        yield await _ready(process, control)
     finally:
         await _stop(process)
 
 
-async def _ready(process: Process) -> SimulatedSite:
+async def _ready(process: Process, control: Path) -> SimulatedSite:
     assert process.stdout is not None  # noqa: S101 - asked for a pipe
     try:
         async with asyncio.timeout(START_DEADLINE_S):
@@ -183,6 +211,7 @@ async def _ready(process: Process) -> SimulatedSite:
             speed=ready["speed"],
         ),
         left_out=ready["left_out"],
+        control=control,
     )
 
 
