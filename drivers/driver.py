@@ -265,8 +265,9 @@ class Driver(Protocol):
     async def restore_point(self) -> RestorePoint:
         """Read what `wake` would have to put back. To be kept durably before `sleep` is sent.
 
-        Raises `DriverError` if it cannot be read completely. Of a machine that sleeps already: a stock Antminer
-        has forgotten its mode (`CommandRefused`); the others keep theirs, and tell it as if they were awake.
+        Raises `DriverError` if it cannot be read completely. A machine that sleeps already: a stock Antminer or
+        a Marathon has forgotten its mode (`CommandRefused`); Whatsminers keep theirs, and tell it too unless
+        their firmware is mute while it sleeps (`Refused`); the others have none.
         """
 
     async def sleep(self) -> Receipt:

@@ -8,7 +8,7 @@ import contextvars
 import functools
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -56,16 +56,17 @@ class WebAccess:
 
     def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
         self._endpoint = endpoint
-        self._auth = httpx.DigestAuth(credentials.username, credentials.password) if credentials else None
+        self._credentials = credentials
+        self._auth = _Digest(credentials) if credentials else None
 
     async def json(self, path: str) -> Answer:
         """The JSON object at `path`, broken punctuation mended. Raises `DriverError`: a wrong login is
         `AuthenticationFailed`."""
-        return self._decoded(await fetch(self._endpoint, path, self._auth), path, decode_object)
+        return self._decoded(await self._get(path), path, decode_object)
 
     async def exact_json(self, path: str) -> Answer:
         """The JSON object at `path` as it is, or `Malformed`: what is to be written back is never mended."""
-        return self._decoded(await fetch(self._endpoint, path, self._auth), path, _strictly)
+        return self._decoded(await self._get(path), path, _strictly)
 
     async def post(self, path: str, body: Answer, *, within_s: float) -> Answer | None:
         """Post a JSON object; the JSON object that is answered, or None for HTTP 400: it does not take that as
@@ -75,6 +76,19 @@ class WebAccess:
         if page.status == _BAD_REQUEST:
             return None
         return self._decoded(page, path, decode_object)
+
+    async def _get(self, path: str) -> Page:
+        """One page. A machine that denies us and then breaks the connection has locked us out."""
+        try:
+            return await fetch(self._endpoint, path, self._auth)
+        except DriverError as error:
+            if self._auth is None or self._credentials is None or not self._auth.denied:
+                raise
+            self._auth = _Digest(self._credentials)
+            where = f"{self._where(path)}: HTTP 401 and then nothing"
+            raise AuthenticationFailed(
+                self._endpoint.name, f"{where}, check the credentials", sent=True
+            ) from error
 
     def _where(self, path: str) -> str:
         return f"http port {self._endpoint.port} {path}"
@@ -93,6 +107,28 @@ class WebAccess:
             return decode(page.body)
         except ValueError as error:
             raise Malformed(self._endpoint.name, f"{where}{error}", sent=True) from error
+
+
+class _Digest(httpx.DigestAuth):
+    """Digest authentication that remembers whether the machine `denied` the latest login that was sent: httpx
+    then tries once more by itself, in case only the nonce was old."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__(credentials.username, credentials.password)
+        self.denied = False
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """As httpx's."""
+        self.denied = False
+        flow = super().auth_flow(request)
+        outgoing = next(flow)
+        while True:
+            response = yield outgoing
+            self.denied = response.status_code in _DENIED and "Authorization" in outgoing.headers
+            try:
+                outgoing = flow.send(response)
+            except StopIteration:
+                return
 
 
 def _strictly(body: bytes) -> Answer:
