@@ -161,6 +161,7 @@ class Antminer(Commanded):
             uptime_s=live.uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,
+            power_mode=self._slow.mode.power_mode,
         )
 
 

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from drivers.driver import NoAnswer, ReadOptions, WrongMachine
-from drivers.reading import Address, Identity, RunState
+from drivers.reading import Address, Identity, PowerMode, RunState
 from drivers.transport import Endpoint
 
 FULL_SHARE = 0.9
 """A machine below this share of its expected hashrate, soon after its start, is still ramping."""
 RISING_SHARE = 0.8
+REDUCED_SHARE = 0.7
+"""A lower mode hashes at 70 % of the expected hashrate or more."""
+_REDUCED_MODES = {PowerMode.LOW, PowerMode.HIGH_EFFICIENCY}
 
 
 @asynccontextmanager
@@ -68,11 +71,12 @@ def run_state(
     ramp_s: float,
     previous_ths: float | None = None,
     tuning: bool = False,
+    power_mode: PowerMode | None = None,
 ) -> RunState:
     """What a machine does, by evidence.
 
     Asleep needs both: it says that it was told to, and it does not hash. Hashing outweighs what it says.
-    Ramping is being below 90 % of the expected hashrate within `ramp_s` of its start, or still climbing,
+    Ramping is being below 90 % of what its mode lets expect within `ramp_s` of its start, or still climbing,
     or saying that it tunes. Without an answer about sleep, not hashing is unknown: asleep or broken.
     """
     if hashrate_ths is None:
@@ -80,7 +84,8 @@ def run_state(
     young = uptime_s is not None and uptime_s < ramp_s
     if hashrate_ths <= 0:
         return _idle_state(told_to_sleep, young)
-    below = expected_ths is not None and hashrate_ths < FULL_SHARE * expected_ths
+    full_share = FULL_SHARE * (REDUCED_SHARE if power_mode in _REDUCED_MODES else 1.0)
+    below = expected_ths is not None and hashrate_ths < full_share * expected_ths
     rising = previous_ths is not None and 0 <= previous_ths < RISING_SHARE * hashrate_ths
     return RunState.RAMPING if tuning or (below and (young or rising)) else RunState.MINING
 

@@ -108,6 +108,7 @@ class _Whatsminer(Commanded):
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,
             tuning=live.tuning,
+            power_mode=live.power_mode or self._slow.power_mode,
         )
         self._previous_ths = live.hashrate_ths
         reading = Reading(
