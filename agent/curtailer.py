@@ -5,17 +5,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from agent.appraisal import appraise
 from agent.curtailment import (
     Candidate,
     CurtailmentPolicy,
     Decision,
     Memory,
     Mode,
+    ModePoint,
     Obligation,
     Site,
     decide,
 )
-from agent.fleet import Fleet, Machine
+from agent.fleet import Fleet, Machine, baseline_point
 from agent.orders import Order, OrderAction, OrderState
 from agent.policy import Action, Reason, Recommendation
 from agent.reconciler import Reconciler
@@ -61,7 +63,7 @@ class Curtailer:
         await self._withdraw(views)
         history = _History(self._reconciler)
         decisions = decide(
-            [self._candidate(self._fleet[view.machine_id], view, history) for view in picture.views],
+            [self._candidate(self._fleet[view.machine_id], view, history, picture) for view in picture.views],
             self._site(picture),
             self.policy,
         )
@@ -84,6 +86,7 @@ class Curtailer:
                 ordered_by=POLICY,
                 created_at=self._clock(),
                 power_w=0.0 if point is None else point.power_w,
+                target_mode=decision.target_mode,
                 restore=self._restore_point(decision),
                 snapshot=snapshot(view, picture),
             )
@@ -115,10 +118,36 @@ class Curtailer:
             return self.obligation is not None
         if order.reason == Reason.DRIFT:
             return True
+        if order.action is OrderAction.SET_MODE:
+            return (
+                not self.held
+                and view.run_state is RunState.MINING
+                and view.power_mode is not order.target_mode
+            )
         wanted = Action.CURTAIL if order.action is OrderAction.SLEEP else Action.RESTORE
         return not self.held and view.action is wanted
 
-    def _candidate(self, machine: Machine, view: MachineView, history: "_History") -> Candidate:
+    def _other_modes(self, machine: Machine, view: MachineView, picture: Picture) -> list[ModePoint]:
+        """What the machine is worth in the modes that it has run in before, but for the one that it runs in."""
+        if view.power_mode is None or view.run_state is not RunState.MINING:
+            return []
+        points = []
+        for baseline in machine.baselines.all():
+            mode = baseline.power_mode
+            if mode is None or mode is view.power_mode:
+                continue
+            margin = appraise(
+                baseline_point(baseline), picture.market, picture.terms
+            ).decision_margin_usd_per_day
+            if margin is not None:
+                points.append(
+                    ModePoint(power_mode=mode, power_w=baseline.power_w, decision_margin_usd_per_day=margin)
+                )
+        return points
+
+    def _candidate(
+        self, machine: Machine, view: MachineView, history: "_History", picture: Picture
+    ) -> Candidate:
         point = machine.running_point()
         action = OrderAction.SLEEP if view.run_state is RunState.MINING else OrderAction.WAKE
         return Candidate(
@@ -130,6 +159,7 @@ class Curtailer:
             energy_cost_usd_per_day=view.energy_cost_usd_per_day,
             power_w=None if point is None else point.power_w,
             efficiency_j_per_th=view.efficiency_j_per_th,
+            other_modes=self._other_modes(machine, view, picture),
             ours=machine.ours,
             busy=machine.machine_id in history.busy,
             gave_up=(machine.machine_id, action) in history.given_up,
@@ -139,8 +169,9 @@ class Curtailer:
     def _remembered(self, machine_id: MachineId, history: "_History") -> Memory:
         """Regret of this run of the agent; switches by the orders, which outlive it."""
         memory = self._memory.get(machine_id, Memory())
-        sleeps, wakes = (history.confirmed(machine_id, action) for action in OrderAction)
-        return replace(memory, switched_at=max([*sleeps, *wakes], default=None), sleeps=tuple(sleeps))
+        switches = [at for action in OrderAction for at in history.confirmed(machine_id, action)]
+        sleeps = history.confirmed(machine_id, OrderAction.SLEEP)
+        return replace(memory, switched_at=max(switches, default=None), sleeps=tuple(sleeps))
 
     def _site(self, picture: Picture) -> Site:
         now = self._clock()

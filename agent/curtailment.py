@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from agent.orders import OrderAction
 from agent.policy import Action, Reason, Recommendation
-from drivers.reading import MachineId, RunState
+from drivers.reading import MachineId, PowerMode, RunState
 
 
 class Mode(StrEnum):
@@ -79,6 +79,15 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModePoint:
+    """What a machine is worth in another power mode, learned from its own running there."""
+
+    power_mode: PowerMode
+    power_w: float
+    decision_margin_usd_per_day: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
 
@@ -94,6 +103,7 @@ class Candidate:
     energy_cost_usd_per_day: float | None
     power_w: float | None
     efficiency_j_per_th: float | None
+    other_modes: Sequence[ModePoint] = ()
     ours: bool = False
     busy: bool = False
     gave_up: bool = False
@@ -129,6 +139,7 @@ class Decision:
     reason: Reason
     automatic: bool
     memory: Memory
+    target_mode: PowerMode | None = None
 
 
 def decide(candidates: Iterable[Candidate], site: Site, policy: CurtailmentPolicy) -> list[Decision]:
@@ -143,12 +154,13 @@ def decide(candidates: Iterable[Candidate], site: Site, policy: CurtailmentPolic
 class _Wish:
     candidate: Candidate
     decision: Decision
+    better: ModePoint | None
 
 
 def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     """What one machine should do, before the site's limits."""
-    action, reason = _wanted(candidate, site)
-    memory = _remember(candidate, action, reason, site.now)
+    action, reason, better = _wanted(candidate, site)
+    memory = _remember(candidate, action, reason, better, site.now)
     refusal = None
     if action is not None:
         refusal = _refusal(replace(candidate, memory=memory), action, reason, site, policy)
@@ -165,25 +177,48 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
             reason=refusal or reason,
             automatic=automatic,
             memory=memory,
+            target_mode=None if better is None or refusal is not None else better.power_mode,
         ),
+        better=better,
     )
 
 
-def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reason]:
+def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reason, ModePoint | None]:
+    """The best of running on, the modes that this machine is known in, and sleep."""
     recommendation = candidate.recommendation
     if site.obligation is not None:
-        if candidate.run_state is RunState.MINING and candidate.power_w is not None:
-            over = site.load_kw > site.obligation.target_kw
-            return (OrderAction.SLEEP, Reason.OBLIGATION) if over else (None, Reason.OBLIGATION)
-        return None, Reason.OBLIGATION if candidate.ours else recommendation.reason
+        return *_wanted_by_grid(candidate, site, site.obligation), None
+    better = _better_mode(candidate)
+    if better is not None:
+        return OrderAction.SET_MODE, Reason.BETTER_MODE, better
     if recommendation.action is Action.CURTAIL:
-        return OrderAction.SLEEP, recommendation.reason
+        return OrderAction.SLEEP, recommendation.reason, None
     if recommendation.action is Action.RESTORE:
-        return OrderAction.WAKE, recommendation.reason
-    return None, recommendation.reason
+        return OrderAction.WAKE, recommendation.reason, None
+    return None, recommendation.reason, None
 
 
-def _remember(candidate: Candidate, action: OrderAction | None, reason: Reason, now: datetime) -> Memory:
+def _wanted_by_grid(
+    candidate: Candidate, site: Site, obligation: Obligation
+) -> tuple[OrderAction | None, Reason]:
+    if candidate.run_state is RunState.MINING and candidate.power_w is not None:
+        over = site.load_kw > obligation.target_kw
+        return (OrderAction.SLEEP if over else None), Reason.OBLIGATION
+    return None, Reason.OBLIGATION if candidate.ours else candidate.recommendation.reason
+
+
+def _better_mode(candidate: Candidate) -> ModePoint | None:
+    """The other mode that is worth more than this one and than sleep; None if there is none, or too little is known."""
+    here = candidate.decision_margin_usd_per_day
+    if candidate.recommendation.action not in (Action.RUN, Action.CURTAIL) or here is None:
+        return None
+    best = max(candidate.other_modes, key=lambda point: point.decision_margin_usd_per_day, default=None)
+    return best if best is not None and best.decision_margin_usd_per_day > max(here, 0.0) else None
+
+
+def _remember(
+    candidate: Candidate, action: OrderAction | None, reason: Reason, better: ModePoint | None, now: datetime
+) -> Memory:
     """Regret grows while the machine should switch, is forgotten when it should not, and stands still while nothing is
     known. Sleeps of more than a day ago are forgotten."""
     memory = candidate.memory
@@ -194,7 +229,8 @@ def _remember(candidate: Candidate, action: OrderAction | None, reason: Reason, 
     if action is None or reason is Reason.OBLIGATION:
         return replace(memory, regret_usd=0.0, updated_at=now, sleeps=sleeps)
     days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
-    return replace(memory, regret_usd=memory.regret_usd + abs(margin) * days, updated_at=now, sleeps=sleeps)
+    gain = abs(margin) if better is None else better.decision_margin_usd_per_day - margin
+    return replace(memory, regret_usd=memory.regret_usd + gain * days, updated_at=now, sleeps=sleeps)
 
 
 def _refusal(
@@ -232,7 +268,7 @@ def _too_soon(action: OrderAction, memory: Memory, site: Site, policy: Curtailme
     if memory.switched_at is None:
         return None
     since_s = (site.now - memory.switched_at).total_seconds()
-    if action is OrderAction.SLEEP:
+    if action is not OrderAction.WAKE:
         return Reason.MIN_ON_TIME if since_s < policy.min_on_s else None
     return Reason.MIN_OFF_TIME if since_s < policy.min_off_s else None
 
@@ -249,7 +285,7 @@ def _within_limits(wishes: Sequence[_Wish], site: Site, policy: CurtailmentPolic
     """Let wishes through while the limits allow, the others wait with the limit as their reason."""
     budget = _Budget(site, policy)
     return [
-        replace(wish.decision, action=None, reason=limit)
+        replace(wish.decision, action=None, reason=limit, target_mode=None)
         if (limit := budget.take(wish)) is not None
         else wish.decision
         for wish in sorted(wishes, key=_turn)
@@ -275,27 +311,40 @@ class _Budget:
 
     def take(self, wish: _Wish) -> Reason | None:
         """Use up what a wish needs, or say which limit stands against it."""
-        action, power_w = wish.decision.action, wish.candidate.power_w
+        action = wish.decision.action
         assert action is not None  # noqa: S101 - only wishes come here
         if not wish.decision.automatic:
             return None
-        kw = (power_w or 0.0) / 1000
-        limit = self._limit(action, kw, wish.decision.reason)
+        kw, change_kw = (wish.candidate.power_w or 0.0) / 1000, _change_kw(wish)
+        limit = self._site_limit(change_kw, wish.decision.reason) or self._ramp_limit(action, kw)
         if limit is None:
             self._kw[action] += kw
             self._machines[action] += 1
-            self._load_kw += -kw if action is OrderAction.SLEEP else kw
+            self._load_kw += change_kw
         return limit
 
-    def _limit(self, action: OrderAction, kw: float, reason: Reason) -> Reason | None:
+    def _site_limit(self, change_kw: float, reason: Reason) -> Reason | None:
+        load_kw = self._load_kw + change_kw
         if self._obligation is not None and reason is Reason.OBLIGATION:
-            if self._load_kw <= self._obligation.target_kw:
-                return Reason.OBLIGATION
-        elif action is OrderAction.SLEEP and self._load_kw - kw < self._policy.min_site_kw:
+            return Reason.OBLIGATION if self._load_kw <= self._obligation.target_kw else None
+        if change_kw < 0 and load_kw < self._policy.min_site_kw:
             return Reason.SITE_MINIMUM_LOAD
         most = self._policy.max_site_kw
-        if action is OrderAction.WAKE and most is not None and self._load_kw + kw > most:
-            return Reason.SITE_MAXIMUM_LOAD
+        return Reason.SITE_MAXIMUM_LOAD if change_kw > 0 and most is not None and load_kw > most else None
+
+    def _ramp_limit(self, action: OrderAction, kw: float) -> Reason | None:
         if self._machines[action] >= self._policy.batch_machines:
             return Reason.RAMP_LIMIT
         return Reason.RAMP_LIMIT if self._kw[action] + kw > self._policy.ramp_kw_per_min else None
+
+
+def _change_kw(wish: _Wish) -> float:
+    """What a wish does to the site's load, kW."""
+    kw = (wish.candidate.power_w or 0.0) / 1000
+    match wish.decision.action:
+        case OrderAction.SLEEP:
+            return -kw
+        case OrderAction.WAKE:
+            return kw
+        case _:
+            return 0.0 if wish.better is None else wish.better.power_w / 1000 - kw

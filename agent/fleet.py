@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from agent.appraisal import Basis, RunningPoint
-from agent.baseline import Baselines
+from agent.baseline import Baseline, Baselines
 from agent.policy import Reason, Situation
 from drivers.catalogue import nameplate
 from drivers.reading import Address, Identity, MachineId, PowerSource, Reading, RunState
@@ -66,14 +66,7 @@ class Machine:
             return _live_point(reading)
         baseline = self.baselines.latest
         if baseline is not None:
-            return RunningPoint(
-                hashrate_ths=baseline.hashrate_ths,
-                power_w=baseline.power_w,
-                power_source=baseline.conditions.power_source,
-                power_error=baseline.power_error,
-                basis=Basis.BASELINE,
-                as_of=baseline.as_of,
-            )
+            return baseline_point(baseline)
         return self._nameplate_point(reading)
 
     def _nameplate_point(self, reading: Reading) -> RunningPoint | None:
@@ -101,6 +94,18 @@ class Machine:
             return Situation(run_state=reading.run_state, problem=Reason.IMPLAUSIBLE_READING)
         missing = _missing(reading, self.running_point())
         return Situation(run_state=reading.run_state, missing=missing, ours=self.ours)
+
+
+def baseline_point(baseline: Baseline) -> RunningPoint:
+    """What a machine does in a mode that it is known in."""
+    return RunningPoint(
+        hashrate_ths=baseline.hashrate_ths,
+        power_w=baseline.power_w,
+        power_source=baseline.conditions.power_source,
+        power_error=baseline.power_error,
+        basis=Basis.BASELINE,
+        as_of=baseline.as_of,
+    )
 
 
 def _live_point(reading: Reading) -> RunningPoint | None:

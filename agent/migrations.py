@@ -159,6 +159,7 @@ def m002_orders(db: Database) -> None:
             "confirmed_ms": int,
             "settled_ms": int,
             "power_w": float,
+            "target_mode": str,
             "attempts": int,
             "drifts": int,
             "restore": str,

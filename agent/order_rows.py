@@ -13,6 +13,7 @@ ORDER_COLUMNS = (
     "machine_id",
     "action", "state", "reason", "ordered_by", "created_ms", "dispatched_ms", "confirmed_ms", "settled_ms",
     "power_w",
+    "target_mode",
     "attempts", "drifts", "restore", "failure", "detail", "snapshot",
 )  # fmt: skip
 
@@ -30,6 +31,7 @@ def order_row(order: Order) -> tuple[object, ...]:
         _ms(order.confirmed_at),
         _ms(order.settled_at),
         order.power_w,
+        order.target_mode and order.target_mode.value,
         order.attempts,
         order.drifts,
         None if order.restore is None else _restore_text(order.restore),
@@ -53,6 +55,7 @@ def order_of(row: dict[str, Any]) -> Order:
         confirmed_at=_moment(row["confirmed_ms"]),
         settled_at=_moment(row["settled_ms"]),
         power_w=row["power_w"],
+        target_mode=PowerMode(row["target_mode"]) if row["target_mode"] else None,
         attempts=row["attempts"],
         drifts=row["drifts"],
         restore=None if row["restore"] is None else _restore_point(row["restore"]),

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from drivers.driver import RestorePoint, Timings
-from drivers.reading import MachineId, PowerSource, Reading, RunState
+from drivers.reading import MachineId, PowerMode, PowerSource, Reading, RunState
 
 
 class OrderAction(StrEnum):
@@ -23,6 +23,8 @@ class OrderAction(StrEnum):
 
     SLEEP = "sleep"
     WAKE = "wake"
+    SET_MODE = "set_mode"
+    """Mine on, in `Order.target_mode`."""
 
 
 class OrderState(StrEnum):
@@ -59,6 +61,7 @@ class Order:
     ordered_by: str
     created_at: datetime
     power_w: float
+    target_mode: PowerMode | None = None
     dispatched_at: datetime | None = None
     confirmed_at: datetime | None = None
     settled_at: datetime | None = None
@@ -147,6 +150,8 @@ def _before_dispatch(order: Order, reading: Reading | None, now: datetime, patie
     asleep = state is RunState.ASLEEP
     if not asleep and state is not RunState.MINING:
         return _expired_or_wait(order, now, patience.approval)
+    if order.action is OrderAction.SET_MODE and reading is not None and _reached(order, reading):
+        return Verdict(step=Step.CONFIRM, detail="it was in that mode already")
     if asleep is (order.action is OrderAction.WAKE):
         return Verdict(step=Step.DISPATCH)
     if order.action is OrderAction.WAKE:
@@ -182,6 +187,8 @@ def _reached(order: Order, reading: Reading) -> bool:
         measured = reading.power_source in (PowerSource.REPORTED, PowerSource.METERED)
         falling = measured and reading.power_w is not None and reading.power_w > ASLEEP_SHARE * order.power_w
         return reading.run_state is RunState.ASLEEP and not falling
+    if order.action is OrderAction.SET_MODE:
+        return reading.run_state is RunState.MINING and reading.power_mode is order.target_mode
     return reading.run_state is RunState.MINING and _mode_restored(order, reading)
 
 
@@ -198,7 +205,7 @@ def _is_moving(order: Order, reading: Reading) -> bool:
 
 
 def _disobedience(order: Order, reading: Reading) -> str:
-    if order.action is OrderAction.WAKE and reading.run_state is RunState.MINING:
+    if order.action is not OrderAction.SLEEP and reading.run_state is RunState.MINING:
         return "wrong_mode"
     if order.action is OrderAction.SLEEP and reading.run_state is RunState.ASLEEP:
         return "watts_did_not_fall"

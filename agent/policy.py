@@ -41,6 +41,8 @@ class Reason(StrEnum):
     """It should mine and does not: a person must look."""
     NOT_OURS_TO_WAKE = "not_ours_to_wake"
     """It would earn, but hashcost did not put it to sleep."""
+    BETTER_MODE = "better_mode"
+    """Another power mode, as this machine ran in it before, is worth more than this one and than sleep."""
     MARGINAL = "marginal"
     """The error band of the watts could turn the verdict round: for a person to decide."""
     ACCUMULATING = "accumulating"

@@ -333,7 +333,12 @@ class Reconciler:
 
 
 def _command(order: Order, driver: Driver, point: RestorePoint) -> Awaitable[Receipt]:
-    return driver.sleep() if order.action is OrderAction.SLEEP else driver.wake(point)
+    if order.action is OrderAction.SLEEP:
+        return driver.sleep()
+    if order.action is OrderAction.WAKE:
+        return driver.wake(point)
+    assert order.target_mode is not None  # noqa: S101 - an order to set a mode has one
+    return driver.set_power_mode(order.target_mode)
 
 
 def _log(order: Order) -> None:
