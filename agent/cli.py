@@ -22,6 +22,7 @@ FAILED, PARTLY = 1, 3
 MINING_YEARS = range(2009, 2141)
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
+DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -56,6 +57,13 @@ def _database_option(function: F) -> F:
     return click.option(
         "--database", type=click.Path(path_type=Path), envvar="HASHCOST_DATABASE", default=DEFAULT_DATABASE,
         show_default=True, help="The agent's database; else HASHCOST_DATABASE.",
+    )(function)  # fmt: skip
+
+
+def _socket_option(function: F) -> F:
+    return click.option(
+        "--socket", type=click.Path(path_type=Path), envvar="HASHCOST_SOCKET", default=DEFAULT_SOCKET,
+        show_default=True, help="The agent's command socket; else HASHCOST_SOCKET.",
     )(function)  # fmt: skip
 
 
@@ -140,7 +148,8 @@ def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) ->
 @cli.command()
 @_config_option
 @_database_option
-def run(config_path: Path | None, database: Path) -> None:
+@_socket_option
+def run(config_path: Path | None, database: Path, socket: Path) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember."""
     config = _load(config_path)
     if not config.scan.addresses:
@@ -148,7 +157,7 @@ def run(config_path: Path | None, database: Path) -> None:
     from agent.service import run_until_stopped, setup_logging
 
     setup_logging()
-    run_until_stopped(config, database)
+    run_until_stopped(config, database, socket)
 
 
 @cli.command()

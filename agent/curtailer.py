@@ -162,6 +162,7 @@ class Curtailer:
             other_modes=self._other_modes(machine, view, picture),
             ours=machine.ours,
             busy=machine.machine_id in history.busy,
+            in_hands=machine.machine_id in history.in_hands,
             gave_up=(machine.machine_id, action) in history.given_up,
             memory=self._remembered(machine.machine_id, history),
         )
@@ -197,6 +198,7 @@ class _History:
     def __init__(self, reconciler: Reconciler) -> None:
         self.busy = set(reconciler.open_orders())
         self.given_up = reconciler.given_up()
+        self.in_hands = reconciler.in_hands()
         self._confirmed: dict[tuple[MachineId, OrderAction], list[datetime]] = {}
         for order in reconciler.all():
             if order.confirmed_at is not None:

@@ -92,7 +92,7 @@ class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
 
     `ours` means that it sleeps on a standing order; `busy` that an order for it is open; `gave_up` that the last
-    order of the kind it would need failed.
+    order of the kind it would need failed, `in_hands` that a person ordered it lately and it is to be left alone.
     """
 
     machine_id: MachineId
@@ -107,6 +107,7 @@ class Candidate:
     ours: bool = False
     busy: bool = False
     gave_up: bool = False
+    in_hands: bool = False
     memory: Memory = Memory()
 
 
@@ -241,6 +242,7 @@ def _refusal(
         (site.held, Reason.OPERATOR_HOLD),
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
         (candidate.busy, reason),
+        (candidate.in_hands and reason is not Reason.OBLIGATION, Reason.OPERATOR),
         (candidate.gave_up, Reason.GAVE_UP),
     )
     for stands, why in standing_against:
@@ -274,8 +276,13 @@ def _too_soon(action: OrderAction, memory: Memory, site: Site, policy: Curtailme
 
 
 def _participation(candidate: Candidate, policy: CurtailmentPolicy) -> Participation:
-    own = policy.participation.get(candidate.machine_id)
-    return own or policy.participation.get(candidate.group, Participation.AUTO)
+    return participation(candidate.machine_id, candidate.group, policy)
+
+
+def participation(machine_id: MachineId, group: str, policy: CurtailmentPolicy) -> Participation:
+    """What a machine may be subjected to: its own setting, else its group's."""
+    own = policy.participation.get(machine_id)
+    return own or policy.participation.get(group, Participation.AUTO)
 
 
 # -- the site's limits -------------------------------------------------------------------------------

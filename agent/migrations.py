@@ -182,6 +182,7 @@ def m002_orders(db: Database) -> None:
         foreign_keys=[("machine_id", "machines")],
         strict=True,
     )
+    db.table("settings").create({"name": str, "value": str}, pk="name", not_null={"value"}, strict=True)
     db.execute(
         "create unique index one_open_order on orders (machine_id) "
         "where state in ('proposed', 'approved', 'dispatching', 'dispatched')"

@@ -22,6 +22,7 @@ from agent.orders import (
     has_drifted,
     next_step,
 )
+from agent.policy import Reason
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -96,6 +97,8 @@ class Reconciler:
         self._clock = clock
         self._patience = patience
         self._ramp = ramp
+        self.held = False
+        """Nothing is sent while it is set; what was sent is confirmed all the same."""
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self._group = asyncio.TaskGroup()
@@ -135,6 +138,16 @@ class Reconciler:
             if order.state is OrderState.FAILED and order.settled_at is not None and order.settled_at > limit
         }
 
+    def in_hands(self) -> set[MachineId]:
+        """Machines that a person put to sleep, or woke so lately that they are to be left alone."""
+        limit = self._clock() - GIVE_UP_FOR
+        return {
+            order.machine_id
+            for order in self._orders.values()
+            if order.reason == Reason.OPERATOR
+            and (order.is_standing or (order.settled_at is not None and order.settled_at > limit))
+        }
+
     # -- what people and policy want ------------------------------------------------------------------
 
     async def order(self, wanted: Order) -> Order | None:
@@ -171,7 +184,7 @@ class Reconciler:
                 and await self._settle(order, sighting)
             ):
                 due.append(order)
-        for order in self._within_ramp(due):
+        for order in [] if self.held else self._within_ramp(due):
             task = self._group.create_task(self._dispatch(order, site[order.machine_id].driver))
             self._sending[order.order_id] = task
 

@@ -15,12 +15,15 @@ from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from agent.clock import Clock
+from agent.commands import Commands
 from agent.config import Config
+from agent.control import ControlServer
 from agent.curtailer import Curtailer
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
+from agent.operations import Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
@@ -42,6 +45,8 @@ VALID_ROUNDS = 2.5
 ROUND_INTERVALS = 2
 """A round may run over its interval once, which skips a round; then it ends, whatever was not reached."""
 BASELINE_ROUNDS = 20
+HELD = "held"
+"""Name of the setting that somebody holds the site."""
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
 RESTART_AFTER_S = (1.0, 60.0)
@@ -61,6 +66,7 @@ class Agent:
         clock: Clock | None = None,
         hashprice: HashpriceSource | None = None,
         power: PowerPriceSource | None = None,
+        socket: Path | None = None,
     ) -> None:
         self.config = config
         self.terms = config.economics.terms()
@@ -77,6 +83,7 @@ class Agent:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._drivers: dict[MachineId, Driver] = {}
         self._address_changed = asyncio.Event()
+        self._socket = socket
         self._stack = contextlib.AsyncExitStack()
         self._rounds = 0
         self.skipped_rounds = 0
@@ -97,6 +104,18 @@ class Agent:
             )
         )
         self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now)
+        self.curtailer.held = self.reconciler.held = (
+            await self._in_writer(self._store.setting, HELD)
+        ) == "yes"
+        self.operations = Operations(
+            self.fleet,
+            self.reconciler,
+            self.curtailer,
+            self.terms,
+            clock=self._clock.now,
+            record=lambda event: self._in_writer(self._store.save_events, [event]),
+            save_hold=lambda held: self._in_writer(self._store.save_setting, HELD, "yes" if held else "no"),
+        )
         return self
 
     async def __aexit__(
@@ -114,6 +133,9 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervise("scan", self._scan_loop))
             group.create_task(supervise("poll", self.poll_forever))
+            if self._socket is not None:
+                server = ControlServer(self._socket, Commands(self.operations, clock=self._clock.now))
+                group.create_task(supervise("control", server.run))
 
     async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> Changes:
         """Look at every configured address once and bring the inventory up to date."""
@@ -150,6 +172,7 @@ class Agent:
         market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
         picture = view_fleet(self.fleet, market, self.terms, max_age=timedelta(seconds=self._valid_s))
         await self._remember(picture, result)
+        self.operations.picture = picture
         await self.curtailer.decide(picture)
         await self.reconciler.tick(self._sightings(picture))
         return picture
@@ -321,13 +344,13 @@ def setup_logging(*, quiet: bool = False) -> None:
     log.setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-def run_until_stopped(config: Config, database: Path) -> None:
+def run_until_stopped(config: Config, database: Path, socket: Path) -> None:
     """Run the agent until SIGTERM or SIGINT, then stop cleanly: open reads are dropped, baselines written."""
-    asyncio.run(_run_until_stopped(config, database))
+    asyncio.run(_run_until_stopped(config, database, socket))
 
 
-async def _run_until_stopped(config: Config, database: Path) -> None:
-    async with Agent(config, database) as agent:
+async def _run_until_stopped(config: Config, database: Path, socket: Path) -> None:
+    async with Agent(config, database, socket=socket) as agent:
         running = asyncio.ensure_future(agent.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.cancel)

@@ -169,6 +169,17 @@ class Store:
         assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
         return cursor.lastrowid, values
 
+    def save_setting(self, name: str, value: str) -> None:
+        """Remember something across restarts."""
+        with self._db.atomic():
+            self._db.conn.execute("insert or replace into settings values (?, ?)", (name, value))
+
+    def setting(self, name: str) -> str | None:
+        """What was remembered, or None."""
+        for row in self._db.query("select value from settings where name = ?", [name]):
+            return str(row["value"])
+        return None
+
     def create_order(self, order: Order) -> Order | None:
         """Store a new order and give it its id; None if the machine has an open one. Its own `order_id` is ignored."""
         try:

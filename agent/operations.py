@@ -1,0 +1,181 @@
+"""What people may do to the running agent, carried out: holds, approvals, and orders of their own."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from agent.appraisal import Terms
+from agent.curtailer import Curtailer, snapshot
+from agent.curtailment import Participation, participation
+from agent.fleet import Fleet
+from agent.orders import Order, OrderAction, OrderState
+from agent.policy import Reason
+from agent.reconciler import Reconciler
+from agent.rows import Event
+from agent.view import MachineView, Picture
+from drivers.reading import MachineId, RunState
+
+Outcome = Mapping[str, Any]
+NOT_OPEN = "not_open"
+NOT_PROPOSED = "not_proposed"
+UNKNOWN_MACHINE = "unknown_machine"
+NOT_MINING = "not_mining"
+ORDER_OPEN = "order_open"
+
+
+class Operations:
+    """The agent, as commands need it (`commands.CommandTarget`). `by` is the user that a command came from."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        reconciler: Reconciler,
+        curtailer: Curtailer,
+        terms: Terms,
+        *,
+        clock: Callable[[], datetime],
+        record: Callable[[Event], Awaitable[None]],
+        save_hold: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self.terms = terms
+        self.picture: Picture | None = None
+        self._fleet = fleet
+        self._reconciler = reconciler
+        self._curtailer = curtailer
+        self._clock = clock
+        self._record = record
+        self._save_hold = save_hold
+
+    async def status(self) -> dict[str, Any]:
+        """Mode, hold and counts of orders."""
+        orders = Counter(order.state.value for order in self._reconciler.all())
+        return {
+            "mode": self._curtailer.policy.mode.value,
+            "held": self._curtailer.held,
+            "machines": len(self._fleet),
+            "orders": dict(orders),
+        }
+
+    async def views(self) -> Sequence[MachineView]:
+        """The latest picture of every machine; empty before the first round."""
+        return [] if self.picture is None else self.picture.views
+
+    async def open_orders(self) -> Sequence[Mapping[str, Any]]:
+        """Open orders as plain data."""
+        return [order_as_data(order) for order in self._reconciler.open_orders().values()]
+
+    async def hold(self, by: str) -> None:
+        """Decide and send nothing more until `resume`; orders under way are only confirmed. Outlives a restart."""
+        await self._hold(True)
+
+    async def resume(self, by: str) -> None:
+        """Go on deciding."""
+        await self._hold(False)
+
+    async def _hold(self, held: bool) -> None:
+        await self._save_hold(held)
+        self._curtailer.held = self._reconciler.held = held
+
+    async def approve(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
+        """Let proposed orders be carried out, within the ramp; one outcome an order."""
+        return [await self._approve(order_id, by) for order_id in order_ids]
+
+    async def _approve(self, order_id: int, by: str) -> Outcome:
+        order = self._open(order_id)
+        if order is None or order.state is not OrderState.PROPOSED:
+            return _refused_order(order_id, NOT_PROPOSED)
+        await self._reconciler.approve(order, by)
+        return {"order_id": order_id, "machine_id": order.machine_id, "accepted": True, "reason": None}
+
+    async def reject(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
+        """End orders that were not sent yet; one outcome an order."""
+        return [await self._reject(order_id, by) for order_id in order_ids]
+
+    async def _reject(self, order_id: int, by: str) -> Outcome:
+        order = self._open(order_id)
+        if order is None or order.state not in (OrderState.PROPOSED, OrderState.APPROVED):
+            return _refused_order(order_id, NOT_OPEN)
+        await self._reconciler.reject(order, by)
+        return {"order_id": order_id, "machine_id": order.machine_id, "accepted": True, "reason": None}
+
+    async def curtail(self, machine_ids: Sequence[MachineId], by: str, *, dry_run: bool) -> Sequence[Outcome]:
+        """Order machines to sleep; one outcome a machine. A dry run only says what the outcomes would be."""
+        return await self._order(machine_ids, OrderAction.SLEEP, by, dry_run)
+
+    async def restore(self, machine_ids: Sequence[MachineId], by: str, *, dry_run: bool) -> Sequence[Outcome]:
+        """Order machines to wake that sleep on our order; one outcome a machine."""
+        return await self._order(machine_ids, OrderAction.WAKE, by, dry_run)
+
+    async def record(self, event: Event) -> None:
+        """Store an event."""
+        await self._record(event)
+
+    async def _order(
+        self, machine_ids: Sequence[MachineId], action: OrderAction, by: str, dry_run: bool
+    ) -> list[Outcome]:
+        views = {view.machine_id: view for view in await self.views()}
+        outcomes: list[Outcome] = []
+        for machine_id in machine_ids:
+            refusal = self._refusal(machine_id, views.get(machine_id), action)
+            if refusal is None and not dry_run:
+                created = await self._reconciler.order(self._wanted(views[machine_id], action, by))
+                refusal = None if created is not None else ORDER_OPEN
+            outcomes.append({"machine_id": machine_id, "accepted": refusal is None, "reason": refusal})
+        return outcomes
+
+    def _refusal(self, machine_id: MachineId, view: MachineView | None, action: OrderAction) -> str | None:
+        if view is None or machine_id not in self._fleet:
+            return UNKNOWN_MACHINE
+        if machine_id in self._reconciler.open_orders():
+            return ORDER_OPEN
+        own = participation(machine_id, self._fleet[machine_id].group, self._curtailer.policy)
+        if own is Participation.NEVER:
+            return Reason.PROTECTED.value
+        if action is OrderAction.WAKE:
+            return None if machine_id in self._reconciler.standing() else Reason.NOT_OURS_TO_WAKE.value
+        if view.implausible is not None:
+            return Reason.IMPLAUSIBLE_READING.value
+        return None if view.run_state is RunState.MINING else NOT_MINING
+
+    def _wanted(self, view: MachineView, action: OrderAction, by: str) -> Order:
+        point = self._fleet[view.machine_id].running_point()
+        standing = self._reconciler.standing().get(view.machine_id)
+        assert self.picture is not None  # noqa: S101 - the view came from it
+        return Order(
+            order_id=0,
+            machine_id=view.machine_id,
+            action=action,
+            state=OrderState.APPROVED,
+            reason=Reason.OPERATOR.value,
+            ordered_by=by,
+            created_at=self._clock(),
+            power_w=(view.power_w or 0.0) if point is None else point.power_w,
+            restore=None if standing is None else standing.restore,
+            snapshot=snapshot(view, self.picture),
+        )
+
+    def _open(self, order_id: int) -> Order | None:
+        return next((o for o in self._reconciler.open_orders().values() if o.order_id == order_id), None)
+
+
+def order_as_data(order: Order) -> dict[str, Any]:
+    """One order as plain data."""
+    return {
+        "order_id": order.order_id,
+        "machine_id": order.machine_id,
+        "action": order.action.value,
+        "target_mode": order.target_mode and order.target_mode.value,
+        "state": order.state.value,
+        "reason": order.reason,
+        "ordered_by": order.ordered_by,
+        "created_at": order.created_at.isoformat(),
+        "attempts": order.attempts,
+        "power_w": order.power_w,
+        "failure": order.failure,
+        "detail": order.detail,
+    }
+
+
+def _refused_order(order_id: int, reason: str) -> Outcome:
+    return {"order_id": order_id, "accepted": False, "reason": reason}
