@@ -13,8 +13,7 @@ from drivers.values import flag, mac, mapping, number, positive, rows, text, who
 
 _THS_PER_MHS = 1e-6
 _THS_PER_GHS = 1e-3
-_V2_RATES_STOPPED = ("MHS 5s", "MHS 1m", "HS RT", "MHS 5m")
-"""Of a machine that was told to stop: the one-minute rate would show hashing when there is none any more."""
+_V2_RATES_NOW = ("MHS 5s", "MHS 1m", "HS RT")
 _V2_RATES = ("MHS 1m", "HS RT", "MHS 5m", "MHS av")
 _V2_OK = 131
 _MODES = {"normal": PowerMode.NORMAL, "low": PowerMode.LOW, "high": PowerMode.HIGH}
@@ -73,7 +72,7 @@ def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
     boards = rows(devs.get("DEVS"))
     stopped = v2_told_to_sleep(status)
     return Live(
-        hashrate_ths=_v2_rate(total, _V2_RATES_STOPPED if stopped else _V2_RATES),
+        hashrate_ths=_v2_rate_stopped(total) if stopped else _v2_rate(total),
         expected_ths=_scaled(positive(total.get("Factory GHS")), _THS_PER_GHS),
         power_w=positive(total.get("Power")) or positive(total.get("Power_RT")),
         power_mode=power_mode(total.get("Power Mode")),
@@ -95,10 +94,17 @@ def v2_total(summary: Answer) -> Mapping[str, Any]:
     return next(iter(rows(summary.get("SUMMARY"))), {})
 
 
-def _v2_rate(row: Mapping[str, Any], names: tuple[str, ...] = _V2_RATES) -> float | None:
+def _v2_rate(row: Mapping[str, Any]) -> float | None:
     """The one-minute rate (the five-second one jumps by a tenth), or the next best."""
-    known = (number(row.get(name)) for name in names)
+    known = (number(row.get(name)) for name in _V2_RATES)
     return _scaled(next((rate for rate in known if rate is not None), None), _THS_PER_MHS)
+
+
+def _v2_rate_stopped(row: Mapping[str, Any]) -> float | None:
+    """The least of the present rates: told to stop, and 0 over five seconds, it does not hash, though its
+    one-minute rate still falls."""
+    known = [rate for name in _V2_RATES_NOW if (rate := number(row.get(name))) is not None]
+    return _scaled(min(known), _THS_PER_MHS) if known else _v2_rate(row)
 
 
 def _scaled(value: float | None, factor: float) -> float | None:
