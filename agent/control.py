@@ -103,6 +103,11 @@ class Peer:
         return Role.OPERATOR if trusted else Role.VIEWER
 
 
+def permitted(command: str, role: Role) -> bool:
+    """Whether a caller of this role may give the command. What nobody knows is an operator's."""
+    return role is Role.OPERATOR or command in VIEWER_COMMANDS
+
+
 # -- messages ----------------------------------------------------------------------------------------
 
 
@@ -263,7 +268,7 @@ class ControlServer:
         except ValidationError as error:
             return _malformed(error)
         command = message.command
-        if role is not Role.OPERATOR and command not in VIEWER_COMMANDS:
+        if not permitted(command, role):
             log.warning("event=command_forbidden command=%s user=%s uid=%d", command, user, uid)
             return _error("forbidden", self._forbidden(command, user))
         request = Request(command=command, arguments=message.arguments, user=user, uid=uid, role=role)

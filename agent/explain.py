@@ -143,7 +143,12 @@ class Explanation:
 
     def as_text(self) -> str:
         """For a person on a terminal; unknown is a dash, and what a machine says of itself moves no cursor."""
-        return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in _lines(self))
+        return "\n".join(printable(line) for line in _lines(self))
+
+
+def printable(text: str) -> str:
+    """The text without characters that a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def explain(view: MachineView, market: Market, terms: Terms) -> Explanation:
