@@ -40,6 +40,8 @@ class Curtailer:
     ) -> None:
         self.policy = policy
         self.held = False
+        self.closed = False
+        """A person curtailed the whole site."""
         self.obligation: Obligation | None = None
         self._fleet = fleet
         self._reconciler = reconciler
@@ -118,6 +120,8 @@ class Curtailer:
             return self.obligation is not None
         if order.reason == Reason.DRIFT:
             return True
+        if order.reason == Reason.OPERATOR:
+            return self.closed
         if order.action is OrderAction.SET_MODE:
             return (
                 not self.held
@@ -188,6 +192,7 @@ class Curtailer:
             moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
             moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
             held=self.held,
+            closed=self.closed,
             obligation=self.obligation,
         )
 

@@ -121,13 +121,15 @@ class Obligation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """The site at the moment of deciding. `load_kw` counts what is about to sleep as still drawing; `moved_kw` and
-    `moved_machines` are what orders of the last minute have moved, by action."""
+    `moved_machines` are what orders of the last minute have moved, by action. `closed` says that a person curtailed all of
+    it: machines that come later are brought under that too."""
 
     now: datetime
     load_kw: float
     moved_kw: Mapping[OrderAction, float] = field(default_factory=dict)
     moved_machines: Mapping[OrderAction, int] = field(default_factory=dict)
     held: bool = False
+    closed: bool = False
     obligation: Obligation | None = None
 
 
@@ -141,6 +143,10 @@ class Decision:
     automatic: bool
     memory: Memory
     target_mode: PowerMode | None = None
+
+
+_NO_ECONOMICS = (Reason.OBLIGATION, Reason.OPERATOR)
+"""Wishes that do not come from margins: rules and timers of economics do not apply to them."""
 
 
 def decide(candidates: Iterable[Candidate], site: Site, policy: CurtailmentPolicy) -> list[Decision]:
@@ -168,8 +174,8 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     automatic = (
         policy.mode is Mode.AUTO
         and _participation(candidate, policy) is Participation.AUTO
-        and not (candidate.recommendation.marginal and reason is not Reason.OBLIGATION)
-    )
+        and not (candidate.recommendation.marginal and reason not in _NO_ECONOMICS)
+    ) or (reason is Reason.OPERATOR and policy.mode is not Mode.OBSERVE)
     return _Wish(
         candidate=candidate,
         decision=Decision(
@@ -189,6 +195,8 @@ def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reaso
     recommendation = candidate.recommendation
     if site.obligation is not None:
         return *_wanted_by_grid(candidate, site, site.obligation), None
+    if site.closed and candidate.run_state is RunState.MINING:
+        return OrderAction.SLEEP, Reason.OPERATOR, None
     better = _better_mode(candidate)
     if better is not None:
         return OrderAction.SET_MODE, Reason.BETTER_MODE, better
@@ -227,7 +235,7 @@ def _remember(
     margin = candidate.decision_margin_usd_per_day
     if margin is None:
         return replace(memory, updated_at=now, sleeps=sleeps)
-    if action is None or reason is Reason.OBLIGATION:
+    if action is None or reason in _NO_ECONOMICS:
         return replace(memory, regret_usd=0.0, updated_at=now, sleeps=sleeps)
     days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
     gain = abs(margin) if better is None else better.decision_margin_usd_per_day - margin
@@ -242,13 +250,13 @@ def _refusal(
         (site.held, Reason.OPERATOR_HOLD),
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
         (candidate.busy, reason),
-        (candidate.in_hands and reason is not Reason.OBLIGATION, Reason.OPERATOR),
+        (candidate.in_hands and reason not in _NO_ECONOMICS, Reason.OPERATOR),
         (candidate.gave_up, Reason.GAVE_UP),
     )
     for stands, why in standing_against:
         if stands:
             return why
-    if reason is Reason.OBLIGATION:
+    if reason in _NO_ECONOMICS:
         return None
     if not _worth_it(candidate, policy):
         return Reason.ACCUMULATING

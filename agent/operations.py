@@ -17,6 +17,9 @@ from agent.view import MachineView, Picture
 from drivers.reading import MachineId, RunState
 
 Outcome = Mapping[str, Any]
+HELD = "held"
+CLOSED = "closed"
+"""Names of the settings that outlive the process."""
 NOT_OPEN = "not_open"
 NOT_PROPOSED = "not_proposed"
 UNKNOWN_MACHINE = "unknown_machine"
@@ -36,7 +39,7 @@ class Operations:
         *,
         clock: Callable[[], datetime],
         record: Callable[[Event], Awaitable[None]],
-        save_hold: Callable[[bool], Awaitable[None]],
+        save: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         self.terms = terms
         self.picture: Picture | None = None
@@ -45,7 +48,7 @@ class Operations:
         self._curtailer = curtailer
         self._clock = clock
         self._record = record
-        self._save_hold = save_hold
+        self._save = save
 
     async def status(self) -> dict[str, Any]:
         """Mode, hold and counts of orders."""
@@ -53,6 +56,7 @@ class Operations:
         return {
             "mode": self._curtailer.policy.mode.value,
             "held": self._curtailer.held,
+            "closed": self._curtailer.closed,
             "machines": len(self._fleet),
             "orders": dict(orders),
         }
@@ -74,7 +78,7 @@ class Operations:
         await self._hold(False)
 
     async def _hold(self, held: bool) -> None:
-        await self._save_hold(held)
+        await self._save(HELD, held)
         self._curtailer.held = self._reconciler.held = held
 
     async def approve(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
@@ -100,12 +104,25 @@ class Operations:
         return {"order_id": order_id, "machine_id": order.machine_id, "accepted": True, "reason": None}
 
     async def curtail(self, machine_ids: Sequence[MachineId], by: str, *, dry_run: bool) -> Sequence[Outcome]:
-        """Order machines to sleep; one outcome a machine. A dry run only says what the outcomes would be."""
-        return await self._order(machine_ids, OrderAction.SLEEP, by, dry_run)
+        """Order machines to sleep; one outcome a machine. A dry run only says what the outcomes would be.
+
+        An order for every machine of the site closes it: machines that boot or are found later sleep too, until one
+        restores every sleeping machine.
+        """
+        outcomes = await self._order(machine_ids, OrderAction.SLEEP, by, dry_run)
+        if not dry_run and set(machine_ids) >= {machine.machine_id for machine in self._fleet}:
+            await self._close(True)
+        return outcomes
 
     async def restore(self, machine_ids: Sequence[MachineId], by: str, *, dry_run: bool) -> Sequence[Outcome]:
         """Order machines to wake that sleep on our order; one outcome a machine."""
+        if not dry_run and set(machine_ids) >= set(self._reconciler.standing()):
+            await self._close(False)
         return await self._order(machine_ids, OrderAction.WAKE, by, dry_run)
+
+    async def _close(self, closed: bool) -> None:
+        await self._save(CLOSED, closed)
+        self._curtailer.closed = closed
 
     async def record(self, event: Event) -> None:
         """Store an event."""
