@@ -121,8 +121,8 @@ class Obligation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """The site at the moment of deciding. `load_kw` counts what is about to sleep as still drawing; `moved_kw` and
-    `moved_machines` are what orders of the last minute have moved, by action. `closed` says that a person curtailed all of
-    it: machines that come later are brought under that too."""
+    `moved_machines` are what orders of the last minute have moved, by action. `closed` says that a person curtailed
+    all of it: machines that come later are brought under that too."""
 
     now: datetime
     load_kw: float

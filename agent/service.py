@@ -23,7 +23,7 @@ from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
-from agent.operations import Operations
+from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
@@ -45,8 +45,6 @@ VALID_ROUNDS = 2.5
 ROUND_INTERVALS = 2
 """A round may run over its interval once, which skips a round; then it ends, whatever was not reached."""
 BASELINE_ROUNDS = 20
-HELD = "held"
-"""Name of the setting that somebody holds the site."""
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
 RESTART_AFTER_S = (1.0, 60.0)
@@ -104,9 +102,8 @@ class Agent:
             )
         )
         self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now)
-        self.curtailer.held = self.reconciler.held = (
-            await self._in_writer(self._store.setting, HELD)
-        ) == "yes"
+        self.curtailer.held = self.reconciler.held = await self._setting(HELD)
+        self.curtailer.closed = await self._setting(CLOSED)
         self.operations = Operations(
             self.fleet,
             self.reconciler,
@@ -114,7 +111,7 @@ class Agent:
             self.terms,
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
-            save_hold=lambda held: self._in_writer(self._store.save_setting, HELD, "yes" if held else "no"),
+            save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
         )
         return self
 
@@ -127,6 +124,9 @@ class Agent:
         finally:
             await self._in_writer(self._store.close)
             self._writer.shutdown(wait=False)  # idle by now
+
+    async def _setting(self, name: str) -> bool:
+        return await self._in_writer(self._store.setting, name) == "yes"
 
     async def run(self) -> None:
         """Scan and poll until cancelled."""
