@@ -34,6 +34,7 @@ WHY: Mapping[str, str] = MappingProxyType(
         "ramping": "It is powering up or tuning; its numbers say nothing of steady state yet.",
         "stopped": "It should mine by its own configuration and does not.",
         "not_ours_to_wake": "It would earn, but hashcost did not put it to sleep.",
+        "better_mode": "Another power mode that it has run in is worth more than this one and than sleep.",
         "marginal": "The verdict lies inside the error band of its watts.",
         "accumulating": "A switch costs more than waiting has cost so far.",
         "min_on_time": "It was woken too short a time ago to be put to sleep again.",
@@ -84,6 +85,7 @@ _OTHERWISE: Mapping[str, str] = MappingProxyType(
         "run": "It would be recommended for sleep",
         "curtail": "It would be left running",
         "stay_asleep": "It would be worth waking",
+        "restore": "It would be left asleep",
         "hold": "It would not be worth waking",
     }
 )

@@ -107,6 +107,7 @@ def test_on_the_other_side_of_the_breakeven_hashprice_the_verdict_is_another(mad
          ("It would be left running under a power price of 0.0950 USD/kWh (now 0.2000), "
          "or over a hashprice of 83.04 USD/PH/day (now 39.44).")),
         (machine(1, asleep()), 0.2, Action.STAY_ASLEEP, "It would be worth waking under a power price of 0.0950"),
+        (machine(1, asleep(), ours=True), 0.06, Action.RESTORE, "It would be left asleep from a power price of 0.0950"),
         (machine(1, asleep()), 0.06, Action.HOLD, "It would not be worth waking from a power price of 0.0950"),
     ],
     ids=lambda value: value.value if isinstance(value, Action) else "",
