@@ -67,6 +67,14 @@ def _socket_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def _yes_option(function: F) -> F:
+    return click.option("--yes", is_flag=True, help="Do it; without it, show what would happen.")(function)
+
+
+def _all_option(function: F) -> F:
+    return click.option("--all", "all_orders", is_flag=True, help="Every order that is proposed.")(function)
+
+
 def _json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")(function)
 
@@ -177,6 +185,83 @@ def status(database: Path, as_json: bool) -> None:
     print_status(database, as_json=as_json)
 
 
+@cli.command()
+@_database_option
+@_json_option
+def recommend(database: Path, as_json: bool) -> None:
+    """Show what the agent recommends to do: the machines to be switched, worst margin first."""
+    from agent.advice import print_recommendations
+
+    print_recommendations(database, as_json=as_json)
+
+
+@cli.command()
+@click.argument("machine")
+@_database_option
+@_json_option
+def explain(machine: str, database: Path, as_json: bool) -> None:
+    """Show why MACHINE (MAC, id or address) is recommended what it is, and what would change that."""
+    from agent.advice import print_explanation
+
+    print_explanation(database, machine, as_json=as_json)
+
+
+@cli.command()
+@click.argument("selector", nargs=-1, required=True)
+@_yes_option
+@_socket_option
+@_json_option
+def curtail(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -> None:
+    """Put machines to sleep: 10.0.0.7, group:hydro, model:S19, 'margin<0', 'efficiency>30', kw:250, all."""
+    _tell(socket, "curtail", as_json, selector=" ".join(selector), dry_run=not yes)
+
+
+@cli.command()
+@click.argument("selector", nargs=-1, required=True)
+@_yes_option
+@_socket_option
+@_json_option
+def restore(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -> None:
+    """Wake machines that hashcost put to sleep; selectors as for curtail."""
+    _tell(socket, "restore", as_json, selector=" ".join(selector), dry_run=not yes)
+
+
+@cli.command()
+@_socket_option
+@_json_option
+def hold(socket: Path, as_json: bool) -> None:
+    """Leave the whole site as it is: nothing is put to sleep or woken until `resume`."""
+    _tell(socket, "hold", as_json)
+
+
+@cli.command()
+@_socket_option
+@_json_option
+def resume(socket: Path, as_json: bool) -> None:
+    """End a hold."""
+    _tell(socket, "resume", as_json)
+
+
+@cli.command()
+@click.argument("orders", nargs=-1, type=int)
+@_all_option
+@_socket_option
+@_json_option
+def approve(orders: tuple[int, ...], all_orders: bool, socket: Path, as_json: bool) -> None:
+    """Let proposed ORDERS be carried out."""
+    _tell(socket, "approve", as_json, orders=orders, all=all_orders)
+
+
+@cli.command()
+@click.argument("orders", nargs=-1, type=int)
+@_all_option
+@_socket_option
+@_json_option
+def reject(orders: tuple[int, ...], all_orders: bool, socket: Path, as_json: bool) -> None:
+    """End proposed ORDERS without carrying them out."""
+    _tell(socket, "reject", as_json, orders=orders, all=all_orders)
+
+
 @cli.group()
 def export() -> None:
     """Write files for spreadsheets and accountants."""
@@ -222,6 +307,18 @@ def check(config_path: Path | None, database: Path, as_json: bool) -> None:
     config = _load(config_path)
     if not check_site(config, database, as_json=as_json):
         sys.exit(FAILED)
+
+
+def _tell(socket: Path, command: str, as_json: bool, **arguments: Any) -> None:
+    """Give the running agent a command, print its answer, exit by what became of it."""
+    import json
+
+    from agent.commands import exit_status, in_words
+    from agent.control import ask
+
+    answer = ask(socket, command, **arguments)
+    click.echo(json.dumps(answer) if as_json else in_words(command, answer))
+    sys.exit(exit_status(answer))
 
 
 def main() -> None:
