@@ -10,10 +10,11 @@ from typing import Any
 from agent.appraisal import Basis, RunningPoint, Terms
 from agent.fleet import Failure, Fleet, Machine
 from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
+from agent.orders import Order, OrderAction, OrderState
 from agent.rows import ReadingRow, RoundRow
 from agent.store import Store
 from agent.view import Picture, view_fleet
-from drivers.driver import Capabilities
+from drivers.driver import Capabilities, DriverError, Receipt, RestorePoint, Said, Timings
 from drivers.reading import (
     Address,
     Board,
@@ -181,6 +182,8 @@ def row(began_ms: int = 0, valid_ms: int = 75_000, **changes: Any) -> ReadingRow
         hashrate_ths=200.0,
         power_w=3500.0,
         power_source=PowerSource.REPORTED,
+        ours=False,
+        decision_margin_usd_per_day=None,
         hashprice_usd_per_ph_day=40.0,
         price_usd_per_kwh=0.06,
         fee=0.0,
@@ -190,16 +193,39 @@ def row(began_ms: int = 0, valid_ms: int = 75_000, **changes: Any) -> ReadingRow
     return replace(usual, **changes)
 
 
+def order(**changes: Any) -> Order:
+    """An approved sleep of machine 1, made at NOW."""
+    usual = Order(
+        order_id=1,
+        machine_id=MachineId(mac(1)),
+        action=OrderAction.SLEEP,
+        state=OrderState.APPROVED,
+        reason="below_breakeven",
+        ordered_by="policy",
+        created_at=NOW,
+        power_w=3500.0,
+    )
+    return replace(usual, **changes)
+
+
+def restore_point(power_mode: PowerMode | None = PowerMode.NORMAL) -> RestorePoint:
+    return RestorePoint(power_mode=power_mode, settings={"bitmain-work-mode": "0", "freq-level": "100"})
+
+
 class FakeDriver:
     """A `Driver` that answers from a script: each read takes the next outcome, the last one for ever.
 
-    An outcome is a reading, an error to raise, or something to await that gives a reading.
+    An outcome is a reading, an error to raise, or something to await that gives a reading. Commands are noted in
+    `commands` and answered with OK, or fail with `refuses`.
     """
 
     def __init__(self, *outcomes: Any, number: int = 1, takes_s: float = 0.0) -> None:
         self.identity = identity(number)
         self.address = Address(host=f"10.0.0.{number}")
         self.capabilities = Capabilities(can_sleep=True, power_modes=frozenset(), reports_power=True)
+        self.timings = Timings(sleep_within_s=60.0, wake_within_s=300.0)
+        self.commands: list[tuple[Any, ...]] = []
+        self.refuses: DriverError | None = None
         self.reads = 0
         self.cancelled = False
         self._outcomes = list(outcomes) or [reading()]
@@ -219,6 +245,24 @@ class FakeDriver:
 
     async def identify(self) -> Identity:
         return self.identity
+
+    async def restore_point(self) -> RestorePoint:
+        return restore_point()
+
+    async def sleep(self) -> Receipt:
+        return self._take("sleep")
+
+    async def wake(self, point: RestorePoint) -> Receipt:
+        return self._take("wake", point)
+
+    async def set_power_mode(self, mode: PowerMode) -> Receipt:
+        return self._take("set_power_mode", mode)
+
+    def _take(self, *command: Any) -> Receipt:
+        self.commands.append(command)
+        if self.refuses is not None:
+            raise self.refuses
+        return Receipt(said=Said.OK, detail="done")
 
 
 class HandClock:

@@ -65,6 +65,9 @@ class FakeReader:
         if self._readings:
             yield MachineId(mac(1)), self._readings
 
+    def sleeps(self) -> dict[MachineId, list[int]]:
+        return {}
+
 
 def exported(*readings, hours=1, by=Period.MACHINE, sleep_power_w=40.0):
     """The rows of `readings` over the first hours of 1970."""

@@ -19,6 +19,7 @@ situations = st.builds(
     run_state=st.sampled_from(RunState),
     problem=st.none() | st.sampled_from(Reason),
     missing=st.none() | st.sampled_from(Reason),
+    ours=st.booleans(),
 )
 appraisals = st.sampled_from([PROFIT, LOSS, UNPRICED, NO_POINT])
 
@@ -34,6 +35,8 @@ def asked(appraisal, state=RunState.MINING, **known):
         (Situation(run_state=RunState.MINING), LOSS, Action.CURTAIL, Reason.BELOW_BREAKEVEN),
         (Situation(run_state=RunState.ASLEEP), LOSS, Action.STAY_ASLEEP, Reason.BELOW_BREAKEVEN),
         (Situation(run_state=RunState.ASLEEP), PROFIT, Action.HOLD, Reason.NOT_OURS_TO_WAKE),
+        (Situation(run_state=RunState.ASLEEP, ours=True), PROFIT, Action.RESTORE, Reason.ABOVE_BREAKEVEN),
+        (Situation(run_state=RunState.ASLEEP, ours=True), LOSS, Action.STAY_ASLEEP, Reason.BELOW_BREAKEVEN),
         (Situation(run_state=RunState.RAMPING), LOSS, Action.HOLD, Reason.RAMPING),
         (Situation(run_state=RunState.STOPPED), LOSS, Action.HOLD, Reason.STOPPED),
         (Situation(run_state=RunState.UNKNOWN), LOSS, Action.HOLD, Reason.STATE_UNKNOWN),
@@ -71,6 +74,21 @@ def test_every_reason_is_one_of_these():
         "ramping",
         "stopped",
         "not_ours_to_wake",
+        "better_mode",
+        "marginal",
+        "accumulating",
+        "min_on_time",
+        "min_off_time",
+        "cycle_cap",
+        "ramp_limit",
+        "site_minimum_load",
+        "site_maximum_load",
+        "protected",
+        "operator_hold",
+        "obligation",
+        "gave_up",
+        "operator",
+        "drift",
     }
 
 
@@ -123,6 +141,8 @@ def test_only_a_mining_machine_with_a_loss_is_curtailed(situation, appraisal):
 
 
 @given(situations, appraisals)
-def test_nothing_is_ever_recommended_to_wake(situation, appraisal):
-    if situation.run_state is RunState.ASLEEP:
-        assert recommend(situation, appraisal).action in {Action.STAY_ASLEEP, Action.HOLD}
+def test_only_a_machine_that_sleeps_on_our_order_and_would_earn_is_woken(situation, appraisal):
+    if recommend(situation, appraisal).action is Action.RESTORE:
+        assert situation.run_state is RunState.ASLEEP
+        assert situation.ours
+        assert appraisal.decision_margin_usd_per_day > 0
