@@ -22,7 +22,7 @@ from agent.curtailment import Mode
 from agent.errors import AgentError
 from agent.export import Cell, Period, profitability, to_csv, write_atomically
 from agent.progress import scan_progress
-from agent.rehearsal import MovablePrice, as_lines, rehearse
+from agent.rehearsal import MovablePrice, as_lines, rehearse, teach_lies
 from agent.service import Agent
 from agent.store import Reader
 from agent.summary import as_data, draw
@@ -112,6 +112,8 @@ async def _rehearse(
     agent: Agent, options: DemoOptions, site: SimulatedSite, price: MovablePrice, database: Path
 ) -> None:
     async with SiteControl(site.control) as control:
+        if options.faults:
+            await teach_lies(control, options.seed)
         picture, rehearsal = await rehearse(agent, price, control)
     rows = await asyncio.to_thread(_profitability, database, site.clock.now())
     avoided = sum(float(row["avoided_loss_usd"] or 0.0) for row in rows)

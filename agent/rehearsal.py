@@ -5,6 +5,7 @@ pools is taken from the simulator's books.
 """
 
 import asyncio
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,23 @@ from agent.policy import Action
 from agent.service import Agent
 from agent.view import Picture
 from drivers.simulator.control import SiteControl
+from drivers.simulator.faults import FACTS, Fault
 from drivers.simulator.machine import MachineTruth
 
 CHEAP_USD_PER_KWH = 0.02
 QUIET_ROUNDS = 3
 PHASE_LIMIT_S = 240.0
+LIAR_SHARE = 0.4
+LIES = (
+    Fault.OK_BUT_NOTHING,
+    Fault.APPLIES_SILENTLY,
+    Fault.REFUSES_WRITES,
+    Fault.WRONG_PASSWORD,
+    Fault.REBOOTS_MIDWAY,
+    Fault.WAKES_BY_ITSELF,
+    Fault.TOKEN_REJECTED,
+    Fault.BOTH_MODE_KEYS,
+)
 
 
 @dataclass(slots=True)
@@ -54,6 +67,15 @@ class Rehearsal:
     kw_shed: float
     seconds_to_confirm: dict[str, float | None]
     avoided_loss_usd: float
+
+
+async def teach_lies(control: SiteControl, seed: int) -> None:
+    """Give some machines firmware that lies about commands: it refuses, pretends, keeps silent, or wakes by itself."""
+    chance = random.Random(seed)
+    for truth in await control.all_truth():
+        lies = [lie for lie in LIES if truth.family in FACTS[lie].families]
+        if chance.random() < LIAR_SHARE:
+            await control.set_fault(truth.address, chance.choice(lies))
 
 
 async def rehearse(agent: Agent, price: MovablePrice, control: SiteControl) -> tuple[Picture, Rehearsal]:
