@@ -6,7 +6,8 @@ in the store, and only a reading that began after that moment counts for it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -42,6 +43,12 @@ _FINAL = (CommandRefused, Unsupported, AuthenticationFailed, WrongMachine)
 """Failures that the next try would only repeat."""
 GIVE_UP_FOR = timedelta(hours=6)
 REMEMBER = timedelta(days=1)
+INTERNAL_ERROR = "internal_error"
+"""Kind of a failure that is a fault of hashcost, not of the machine."""
+
+
+class _Overtaken(Exception):  # noqa: N818 - says what happened
+    """Somebody else has taken the order a step further meanwhile: what was to be done is not to be done any more."""
 
 
 class OrderStore(Protocol):
@@ -101,6 +108,8 @@ class Reconciler:
         """Nothing is sent while it is set; what was sent is confirmed all the same."""
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
+        self._turn = asyncio.Lock()
+        """Held while a step is stored, so that the orders in memory are never behind the store."""
         self._group = asyncio.TaskGroup()
         self._orders = {order.order_id: order for order in orders}
 
@@ -159,12 +168,18 @@ class Reconciler:
         return created
 
     async def approve(self, order: Order, by: str) -> Order:
-        """A person agrees to a proposal."""
-        return await self._advance(order, state=OrderState.APPROVED, ordered_by=by)
+        """A person agrees to a proposal. What became of it, if it is not open to that any more."""
+        try:
+            return await self._advance(order, state=OrderState.APPROVED, ordered_by=by)
+        except _Overtaken:
+            return self._orders[order.order_id]
 
     async def reject(self, order: Order, by: str) -> Order:
-        """A person refuses a proposal, or stops an order that was not sent yet."""
-        return await self._end(order, OrderState.EXPIRED, detail=f"rejected by {by}")
+        """A person refuses a proposal, or stops an order that was not sent yet. What became of it, if it was."""
+        try:
+            return await self._end(order, OrderState.EXPIRED, detail=f"rejected by {by}")
+        except _Overtaken:
+            return self._orders[order.order_id]
 
     # -- the work -------------------------------------------------------------------------------------
 
@@ -174,16 +189,18 @@ class Reconciler:
         for order in self.standing().values():
             sighting = site.get(order.machine_id)
             if sighting is not None and has_drifted(order, sighting.reading):
-                await self._put_back(order)
+                with suppress(_Overtaken):
+                    await self._put_back(order)
         due = []
-        for order in self.open_orders().values():
+        for order_id in [order.order_id for order in self.open_orders().values()]:
+            # as it is now, not as it was: commands under way go on while steps of others are stored
+            order = self._orders[order_id]
             sighting = site.get(order.machine_id)
-            if (
-                order.order_id not in self._sending
-                and sighting is not None
-                and await self._settle(order, sighting)
-            ):
-                due.append(order)
+            if sighting is None or order_id in self._sending:
+                continue
+            with suppress(_Overtaken):
+                if await self._settle(order, sighting):
+                    due.append(order)
         for order in [] if self.held else self._within_ramp(due):
             task = self._group.create_task(self._dispatch(order, site[order.machine_id].driver))
             self._sending[order.order_id] = task
@@ -235,7 +252,10 @@ class Reconciler:
     async def _dispatch(self, order: Order, driver: Driver) -> None:
         try:
             async with self._slots:
-                await self._send(order, driver)
+                if not self.held:  # it may have waited long for its turn
+                    await self._send(order, driver)
+        except _Overtaken:
+            log.info("event=order_overtaken order=%d machine=%s", order.order_id, order.machine_id)
         finally:
             self._sending.pop(order.order_id, None)
 
@@ -245,6 +265,10 @@ class Reconciler:
             point = order.restore or await driver.restore_point()
         except DriverError as error:
             await self._not_sent(order, error)
+            return
+        except Exception as error:  # a fault of ours with one machine must not stop the others
+            log.exception("event=driver_fault machine=%s", order.machine_id)
+            await self._end(order, OrderState.FAILED, failure=INTERNAL_ERROR, detail=repr(error))
             return
         sent = await self._advance(
             order,
@@ -257,6 +281,10 @@ class Reconciler:
             receipt = await _command(sent, driver, point)
         except DriverError as error:
             await self._not_sent(sent, error)
+            return
+        except Exception as error:
+            log.exception("event=driver_fault machine=%s", order.machine_id)
+            await self._advance(sent, state=OrderState.DISPATCHED, detail=f"{INTERNAL_ERROR}: {error!r}")
             return
         await self._advance(
             sent, state=OrderState.DISPATCHED, detail=f"{receipt.said.value}: {receipt.detail}"
@@ -280,18 +308,21 @@ class Reconciler:
             settled_at=now,
             detail=verdict.detail or order.detail,
         )
-        asleep = self.standing().get(order.machine_id) if order.action is OrderAction.WAKE else None
-        if asleep is None:
-            await self._store.advance(order, after)
-        else:
-            released = replace(asleep, state=OrderState.RELEASED, settled_at=self._clock())
-            await self._store.advance_both((order, after), (asleep, released))
-            self._orders[released.order_id] = released
-        self._orders[after.order_id] = after
+        async with self._step(order):
+            asleep = self.standing().get(order.machine_id) if order.action is OrderAction.WAKE else None
+            if asleep is None:
+                await self._store.advance(order, after)
+            else:
+                released = replace(asleep, state=OrderState.RELEASED, settled_at=self._clock())
+                await self._store.advance_both((order, after), (asleep, released))
+                self._orders[released.order_id] = released
+            self._orders[after.order_id] = after
         _log(after)
 
     async def _put_back(self, order: Order) -> None:
         """A machine left its sleep by itself: order it again, a few times; then it is a person's."""
+        if order.machine_id in self.open_orders():
+            return
         if order.drifts >= self._patience.drifts:
             await self._end(
                 order,
@@ -301,8 +332,6 @@ class Reconciler:
             )
             return
         now = self._clock()
-        if order.machine_id in self.open_orders():
-            return
         released = replace(order, state=OrderState.RELEASED, settled_at=now, detail="it woke by itself")
         again = replace(
             order,
@@ -316,15 +345,25 @@ class Reconciler:
             drifts=order.drifts + 1,
             detail="",
         )
-        created = await self._store.supersede(order, released, again)
-        self._orders[order.order_id] = released
-        self._orders[created.order_id] = created
+        async with self._step(order):
+            created = await self._store.supersede(order, released, again)
+            self._orders[order.order_id] = released
+            self._orders[created.order_id] = created
         _log(created)
+
+    @asynccontextmanager
+    async def _step(self, order: Order) -> AsyncIterator[None]:
+        """One order's next step is being stored. Raises `_Overtaken` if it is not as it was when that was decided."""
+        async with self._turn:
+            if self._orders.get(order.order_id) is not order:
+                raise _Overtaken
+            yield
 
     async def _advance(self, order: Order, **changes: object) -> Order:
         after = replace(order, **changes)  # type: ignore[arg-type]
-        await self._store.advance(order, after)
-        self._orders[order.order_id] = after
+        async with self._step(order):
+            await self._store.advance(order, after)
+            self._orders[order.order_id] = after
         if after.state is not order.state:
             _log(after)
         return after
