@@ -23,7 +23,6 @@ from typing import Any
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
-    ConnectionLost,
     Credentials,
     DriverError,
     Malformed,
@@ -40,7 +39,7 @@ from drivers.transport import (
     failure,
 )
 from drivers.values import number, rows
-from drivers.web import BoundedTransport, Page, WebAccess, overhear
+from drivers.web import BoundedTransport, Page, WebAccess, causes, overhear
 
 
 @contextmanager
@@ -410,17 +409,16 @@ class _Response:
 # -- gRPC, which pyasic speaks by itself -----------------------------------------------------------------
 
 
-def grpc_failure(name: str, error: Exception) -> DriverError:
-    """What an error of pyasic's Braiins OS client says about the machine."""
-    cause = (
-        error.__cause__ if isinstance(error, APIError) and isinstance(error.__cause__, Exception) else error
-    )
+def grpc_failure(name: str, error: Exception) -> DriverError | None:
+    """What an error of pyasic's Braiins OS client says about the machine; None if it is none of gRPC's."""
+    found = [each for each in causes(error) if isinstance(each, boser.GRPCError | OSError)]
+    if not found:
+        return None
+    cause = found[-1]
     if isinstance(cause, OSError):
-        found = failure(name, _GRPC_PORT, cause)
-        found.sent = not isinstance(cause, ConnectionRefusedError)
-        return found
-    if not isinstance(cause, boser.GRPCError):
-        return ConnectionLost(name, f"port {_GRPC_PORT}: {cause.__class__.__name__}", sent=True)
+        lost = failure(name, _GRPC_PORT, cause)
+        lost.sent = not isinstance(cause, ConnectionRefusedError)
+        return lost
     said = f"gRPC {cause.status.name}: {cause.message}"
     if cause.status.name in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
         return AuthenticationFailed(name, f"{said}, check the credentials", sent=True)

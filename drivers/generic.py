@@ -239,6 +239,9 @@ def _as_driver_error(error: Exception, address: Address) -> DriverError:
         return error
     if isinstance(error, httpx.HTTPError):
         return http_failure(str(address), 80, error)
+    spoken = _pyasic.grpc_failure(str(address), error)
+    if spoken is not None:
+        return spoken
     kind = Incomplete if isinstance(error, _pyasic.RefusedByMachine) else Malformed
     return kind(address, f"{error.__class__.__name__}: {error}")
 

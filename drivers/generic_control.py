@@ -18,6 +18,7 @@ from drivers.commands import WITHIN_MINUTES, before_sending, receipt
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
+    ConnectionLost,
     Credentials,
     DriverError,
     Incomplete,
@@ -221,7 +222,9 @@ class Braiins(_FirmwareControl):
         except TimeoutError as error:
             raise NoAnswer(self._address, "no answer on gRPC port in time", sent=True) from error
         except Exception as error:
-            raise _pyasic.grpc_failure(str(self._address), error) from error
+            raise _pyasic.grpc_failure(str(self._address), error) or ConnectionLost(
+                self._address, f"gRPC: {error.__class__.__name__}", sent=True
+            ) from error
 
 
 # -- over HTTP ------------------------------------------------------------------------------------------

@@ -195,13 +195,13 @@ def http_failure(name: str, port: int, error: Exception) -> DriverError:
 
 
 def _connect_failure(name: str, port: int, error: httpx.ConnectError) -> DriverError:
-    causes = [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno]
-    found = [failure(name, port, cause) for cause in causes]
+    reasons = [cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno]
+    found = [failure(name, port, cause) for cause in reasons]
     exhausted = [each for each in found if isinstance(each, OutOfSockets)]
     return (exhausted or found or [Unreachable(name, f"http port {port}: {error}")])[0]
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, what it came from, and what groups of those contain."""
     pending: list[BaseException | None] = [error]
     while pending:
