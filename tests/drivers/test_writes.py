@@ -17,6 +17,7 @@ from drivers.driver import (
     CommandRefused,
     Credentials,
     Driver,
+    DriverError,
     Receipt,
     RestorePoint,
     Said,
@@ -28,6 +29,8 @@ from drivers.simulator import antminer_web, whatsminer_v3
 from drivers.simulator.faults import Fault
 from drivers.simulator.machine import PoolSetting, SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
+from drivers.transport import Endpoint, ask_cgminer
+from drivers.web import fetch
 
 V2, V3 = Family.WHATSMINER_V2, Family.WHATSMINER_V3
 FAMILIES = [Family.ANTMINER, V2, V3]
@@ -549,3 +552,17 @@ async def test_machines_that_cannot_be_commanded_say_so(options, network) -> Non
         for name, action in ACTIONS.items():
             with pytest.raises(Unsupported, match="mode" if name == "mode" else why):
                 await action(driver)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "http"])
+@pytest.mark.parametrize(("peer", "left"), [(None, False), ("hang", True), ("reset", True)])
+async def test_an_error_knows_whether_anything_was_sent(
+    servers, peers, network, protocol, peer, left
+) -> None:
+    """Nothing is if nobody listens; after that, nobody knows what the machine made of it."""
+    if peer:
+        await servers.listen(f"{network}.9", 80, getattr(peers, peer))
+    port = Endpoint(name="x", host=f"{network}.9", port=80, connect_s=0.2, call_s=0.2, max_bytes=1000)
+    with pytest.raises(DriverError) as raised:
+        await (ask_cgminer(port, {"command": "x"}) if protocol == "tcp" else fetch(port, "/", post={"a": 1}))
+    assert raised.value.sent is left
