@@ -4,7 +4,11 @@
     |-- UsageError               exit 2: what was typed or configured
     |   |-- config.ConfigError       a configuration file, all its mistakes at once
     |   |-- store.StoreError         a database that is missing, foreign, newer or unreadable
-    |   `-- export.ExportError       a range or an output file
+    |   |-- export.ExportError       a range or an output file
+    |   |-- selector.SelectorError    an expression that selects machines
+    |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
+    |   `-- control.BadCommandError   the same, told by the running agent
+    |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
     `-- demo.DemoError           exit 1: the simulated site did not start
 
 Machines that cannot be read are no errors of the agent: `drivers.driver.DriverError` becomes a `fleet.Failure`.
