@@ -186,15 +186,33 @@ class Curtailer:
             if now - (order.dispatched_at or order.created_at) < timedelta(minutes=1)
             and order.state not in (OrderState.PROPOSED, OrderState.EXPIRED)
         ]
+        leaving_kw, coming_kw = self._under_way_kw(picture)
         return Site(
             now=now,
             load_kw=totals(picture.views).power_kw,
+            leaving_kw=leaving_kw,
+            coming_kw=coming_kw,
             moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
             moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
             held=self.held,
             closed=self.closed,
             obligation=self.obligation,
         )
+
+    def _under_way_kw(self, picture: Picture) -> tuple[float, float]:
+        """What draws now and sleeps soon (ordered to, or to be put back), and what is ordered to wake, kW."""
+        leaving_w = coming_w = 0.0
+        orders = self._reconciler.open_orders()
+        for view in picture.views:
+            order, power_w = orders.get(view.machine_id), view.power_w or 0.0
+            if order is None or order.state is OrderState.PROPOSED:
+                drifted = self._fleet[view.machine_id].ours and view.run_state is RunState.MINING
+                leaving_w += power_w if drifted else 0.0
+            elif order.action is OrderAction.SLEEP:
+                leaving_w += power_w
+            elif order.action is OrderAction.WAKE:
+                coming_w += max(0.0, order.power_w - power_w)
+        return leaving_w / 1000, coming_w / 1000
 
 
 class _History:

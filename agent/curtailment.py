@@ -120,12 +120,15 @@ class Obligation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """The site at the moment of deciding. `load_kw` counts what is about to sleep as still drawing; `moved_kw` and
+    """The site at the moment of deciding. `load_kw` is what it draws now, of which `leaving_kw` is about to sleep by
+    orders that are open, while `coming_kw` is about to wake: neither is certain before it is confirmed. `moved_kw` and
     `moved_machines` are what orders of the last minute have moved, by action. `closed` says that a person curtailed
     all of it: machines that come later are brought under that too."""
 
     now: datetime
     load_kw: float
+    leaving_kw: float = 0.0
+    coming_kw: float = 0.0
     moved_kw: Mapping[OrderAction, float] = field(default_factory=dict)
     moved_machines: Mapping[OrderAction, int] = field(default_factory=dict)
     held: bool = False
@@ -211,7 +214,7 @@ def _wanted_by_grid(
     candidate: Candidate, site: Site, obligation: Obligation
 ) -> tuple[OrderAction | None, Reason]:
     if candidate.run_state is RunState.MINING and candidate.power_w is not None:
-        over = site.load_kw > obligation.target_kw
+        over = site.load_kw - site.leaving_kw > obligation.target_kw
         return (OrderAction.SLEEP if over else None), Reason.OBLIGATION
     return None, Reason.OBLIGATION if candidate.ours else candidate.recommendation.reason
 
@@ -271,10 +274,10 @@ def _worth_it(candidate: Candidate, policy: CurtailmentPolicy) -> bool:
 
 
 def _too_soon(action: OrderAction, memory: Memory, site: Site, policy: CurtailmentPolicy) -> Reason | None:
-    if memory.regret_usd >= policy.override_cycles * policy.switching_cost_usd:
-        return None
     if action is OrderAction.SLEEP and len(memory.sleeps) >= policy.cycles_per_day:
         return Reason.CYCLE_CAP
+    if memory.regret_usd >= policy.override_cycles * policy.switching_cost_usd:
+        return None
     if memory.switched_at is None:
         return None
     since_s = (site.now - memory.switched_at).total_seconds()
@@ -320,7 +323,8 @@ class _Budget:
     def __init__(self, site: Site, policy: CurtailmentPolicy) -> None:
         self._policy = policy
         self._obligation = site.obligation
-        self._load_kw = site.load_kw
+        self._least_kw = site.load_kw - site.leaving_kw
+        self._most_kw = site.load_kw + site.coming_kw
         self._kw = {action: site.moved_kw.get(action, 0.0) for action in OrderAction}
         self._machines = {action: site.moved_machines.get(action, 0) for action in OrderAction}
 
@@ -335,17 +339,19 @@ class _Budget:
         if limit is None:
             self._kw[action] += kw
             self._machines[action] += 1
-            self._load_kw += change_kw
+            self._least_kw += min(0.0, change_kw)
+            self._most_kw += max(0.0, change_kw)
         return limit
 
     def _site_limit(self, change_kw: float, reason: Reason) -> Reason | None:
-        load_kw = self._load_kw + change_kw
+        """The minimum if all that is ordered obeys at once, the maximum if nothing goes that was told to."""
         if self._obligation is not None and reason is Reason.OBLIGATION:
-            return Reason.OBLIGATION if self._load_kw <= self._obligation.target_kw else None
-        if change_kw < 0 and load_kw < self._policy.min_site_kw:
+            return Reason.OBLIGATION if self._least_kw <= self._obligation.target_kw else None
+        if change_kw < 0 and self._least_kw + change_kw < self._policy.min_site_kw:
             return Reason.SITE_MINIMUM_LOAD
         most = self._policy.max_site_kw
-        return Reason.SITE_MAXIMUM_LOAD if change_kw > 0 and most is not None and load_kw > most else None
+        too_much = change_kw > 0 and most is not None and self._most_kw + change_kw > most
+        return Reason.SITE_MAXIMUM_LOAD if too_much else None
 
     def _ramp_limit(self, action: OrderAction, kw: float) -> Reason | None:
         if self._machines[action] >= self._policy.batch_machines:

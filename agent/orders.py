@@ -154,8 +154,10 @@ def _before_dispatch(order: Order, reading: Reading | None, now: datetime, patie
         return Verdict(step=Step.CONFIRM, detail="it was in that mode already")
     if asleep is (order.action is OrderAction.WAKE):
         return Verdict(step=Step.DISPATCH)
-    if order.action is OrderAction.WAKE:
-        return Verdict(step=Step.CONFIRM, detail="it was awake already")
+    if order.action is OrderAction.WAKE and reading is not None:
+        if _mode_restored(order, reading):
+            return Verdict(step=Step.CONFIRM, detail="it was awake already")
+        return Verdict(step=Step.FAIL, failure="wrong_mode", detail="it was awake already, in another mode")
     return Verdict(step=Step.EXPIRE, detail="somebody else put it to sleep first")
 
 
@@ -185,7 +187,8 @@ def _reached(order: Order, reading: Reading) -> bool:
     """The reading shows what was ordered: hashing stopped and watts down, or hashing again in the mode it had."""
     if order.action is OrderAction.SLEEP:
         measured = reading.power_source in (PowerSource.REPORTED, PowerSource.METERED)
-        falling = measured and reading.power_w is not None and reading.power_w > ASLEEP_SHARE * order.power_w
+        known = measured and reading.power_w is not None and order.power_w > 0
+        falling = known and (reading.power_w or 0.0) > ASLEEP_SHARE * order.power_w
         return reading.run_state is RunState.ASLEEP and not falling
     if order.action is OrderAction.SET_MODE:
         return reading.run_state is RunState.MINING and reading.power_mode is order.target_mode
@@ -198,10 +201,10 @@ def _mode_restored(order: Order, reading: Reading) -> bool:
 
 
 def _is_moving(order: Order, reading: Reading) -> bool:
-    """On its way: ramping up, or asleep with its watts still falling. Never a reason to send again."""
-    if order.action is OrderAction.SLEEP:
-        return reading.run_state is RunState.ASLEEP
-    return reading.run_state is RunState.RAMPING
+    """On its way: ramping up, or asleep with its watts still falling; or nobody knows. Never a reason to send again."""
+    if order.action is OrderAction.SLEEP and reading.run_state is RunState.ASLEEP:
+        return True
+    return reading.run_state in (RunState.RAMPING, RunState.UNKNOWN)
 
 
 def _disobedience(order: Order, reading: Reading) -> str:

@@ -206,24 +206,33 @@ class Reconciler:
             self._sending[order.order_id] = task
 
     def _within_ramp(self, due: list[Order]) -> list[Order]:
-        """The commands that may go now. A second try moves no load that the first did not count."""
+        """The commands that may go now: second tries too, for the load that the first did not move."""
         since = self._clock() - timedelta(minutes=1)
-        allowed = [order for order in due if order.attempts]
+        waiting = {order.order_id for order in due}
+        allowed = []
         for action in OrderAction:
             moved = [
                 order.power_w / 1000
                 for order in self._orders.values()
-                if order.action is action and order.dispatched_at is not None and order.dispatched_at > since
+                if order.action is action
+                and order.order_id not in waiting
+                and self._moves_since(order, since)
             ]
             machines, kw = len(moved), sum(moved)
             for order in due:
-                if order.action is not action or order.attempts:
+                if order.action is not action:
                     continue
                 machines, kw = machines + 1, kw + order.power_w / 1000
                 if machines > self._ramp.machines or kw > self._ramp.kw_per_min:
                     break
                 allowed.append(order)
         return allowed
+
+    def _moves_since(self, order: Order, since: datetime) -> bool:
+        """Its command went out since then, or is about to: a machine may take long to say how it is set."""
+        if order.dispatched_at is None:
+            return order.order_id in self._sending
+        return order.dispatched_at > since
 
     async def _settle(self, order: Order, sighting: Sighting) -> bool:
         """Take the step that needs no command; whether a command is due."""
@@ -323,6 +332,9 @@ class Reconciler:
         """A machine left its sleep by itself: order it again, a few times; then it is a person's."""
         if order.machine_id in self.open_orders():
             return
+        if self._was_to_wake(order):
+            await self._end(order, OrderState.RELEASED, detail="it woke after all")
+            return
         if order.drifts >= self._patience.drifts:
             await self._end(
                 order,
@@ -350,6 +362,17 @@ class Reconciler:
             self._orders[order.order_id] = released
             self._orders[created.order_id] = created
         _log(created)
+
+    def _was_to_wake(self, asleep: Order) -> bool:
+        """A wake of this sleep was sent, or failed: that the machine mines now is what was wanted, and no drift."""
+        return any(
+            order.machine_id == asleep.machine_id
+            and order.action is OrderAction.WAKE
+            and asleep.confirmed_at is not None
+            and order.created_at >= asleep.confirmed_at
+            and (order.dispatched_at is not None or order.state is OrderState.FAILED)
+            for order in self._orders.values()
+        )
 
     @asynccontextmanager
     async def _step(self, order: Order) -> AsyncIterator[None]:
