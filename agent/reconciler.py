@@ -112,6 +112,7 @@ class Reconciler:
         """Held while a step is stored, so that the orders in memory are never behind the store."""
         self._group = asyncio.TaskGroup()
         self._orders = {order.order_id: order for order in orders}
+        self._began_at = clock()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -246,10 +247,16 @@ class Reconciler:
         match verdict.step:
             case Step.VERIFY:
                 await self._advance(
-                    order, state=OrderState.DISPATCHED, detail="may have been sent before a restart"
+                    order,
+                    state=OrderState.DISPATCHED,
+                    # one try is left: what may never have been sent does not prove that a machine disobeys
+                    attempts=min(order.attempts, self._patience.attempts - 1),
+                    detail="may have been sent before a restart",
                 )
             case Step.CONFIRM:
                 await self._confirm(order, verdict)
+            case Step.FAIL if verdict.failure == "no_evidence" and self._may_still_speak(order):
+                pass
             case Step.FAIL:
                 await self._end(order, OrderState.FAILED, failure=verdict.failure, detail=verdict.detail)
             case Step.EXPIRE:
@@ -257,6 +264,12 @@ class Reconciler:
             case _:
                 pass
         return verdict.step is Step.DISPATCH
+
+    def _may_still_speak(self, order: Order) -> bool:
+        """Whether a machine was silent for too short a time to be given up: it may well do what it was told, and is
+        ours to wake only as long as its order is not."""
+        since = max(self._began_at, order.dispatched_at or self._began_at)
+        return self._clock() - since < self._patience.approval
 
     async def _dispatch(self, order: Order, driver: Driver) -> None:
         try:
@@ -278,6 +291,8 @@ class Reconciler:
         except Exception as error:  # a fault of ours with one machine must not stop the others
             log.exception("event=driver_fault machine=%s", order.machine_id)
             await self._end(order, OrderState.FAILED, failure=INTERNAL_ERROR, detail=repr(error))
+            return
+        if self.held:  # asking took its time
             return
         sent = await self._advance(
             order,

@@ -440,8 +440,7 @@ class Orders(RuleBasedStateMachine):
         self.price = price
         self.mode = Mode.AUTO
         self.machines = [
-            LyingMachine(number, self.world, self._is_usable)
-            for number in range(1, len(EFFICIENCIES) + 1)
+            LyingMachine(number, self.world, self._is_usable) for number in range(1, len(EFFICIENCIES) + 1)
         ]
         for model, mode in zip(self.machines, modes, strict=True):
             model.mode = mode
