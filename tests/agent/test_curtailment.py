@@ -1,0 +1,562 @@
+"""Who is put to sleep and who is woken: each reason by itself, and what holds whatever the site looks like."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.curtailment import (
+    Candidate,
+    CurtailmentPolicy,
+    Memory,
+    Mode,
+    ModePoint,
+    Obligation,
+    Participation,
+    Rule,
+    Site,
+    decide,
+)
+from agent.orders import OrderAction
+from agent.policy import Action, Reason, Recommendation
+from drivers.reading import MachineId, PowerMode, RunState
+from tests.agent.builders import NOW, mac
+
+K = 0.02
+POLICY = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_usd=K)
+RIPE = Memory(regret_usd=K / 2, updated_at=NOW)
+"""What waiting has cost is worth a switch."""
+DAY = timedelta(days=1)
+LOSES = Recommendation(action=Action.CURTAIL, reason=Reason.BELOW_BREAKEVEN)
+WOULD_EARN = Recommendation(action=Action.RESTORE, reason=Reason.ABOVE_BREAKEVEN)
+
+
+def candidate(number=1, **changes):
+    """A machine of 3.5 kW that mines at a loss of 2 USD/day, and has done so for long enough."""
+    usual = Candidate(
+        machine_id=MachineId(mac(number)),
+        group="site",
+        run_state=RunState.MINING,
+        recommendation=LOSES,
+        decision_margin_usd_per_day=-2.0,
+        energy_cost_usd_per_day=10.0,
+        power_w=3500.0,
+        efficiency_j_per_th=17.5,
+        memory=RIPE,
+    )
+    return replace(usual, **changes)
+
+
+def sleeper(number=1, **changes):
+    """One that sleeps on our order and would earn 2 USD/day."""
+    usual = {
+        "run_state": RunState.ASLEEP,
+        "recommendation": WOULD_EARN,
+        "decision_margin_usd_per_day": 2.0,
+        "ours": True,
+    }
+    return candidate(number, **usual | changes)
+
+
+def held_by(reason, **changes):
+    return candidate(recommendation=Recommendation(action=Action.HOLD, reason=reason), **changes)
+
+
+def site(**changes):
+    return replace(Site(now=NOW, load_kw=1000.0), **changes)
+
+
+def decision(machine, at=None, **policy):
+    (only,) = decide([machine], at or site(), replace(POLICY, **policy))
+    return only
+
+
+def verdict(machine, at=None, **policy):
+    made = decision(machine, at, **policy)
+    return made.action, made.reason
+
+
+def machines(decisions, action):
+    return [made.machine_id for made in decisions if made.action is action]
+
+
+# -- what a machine wants -------------------------------------------------------------------------------
+
+
+def test_a_machine_that_loses_is_put_to_sleep():
+    assert verdict(candidate()) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
+
+
+def test_a_machine_of_ours_that_would_earn_is_woken():
+    assert verdict(sleeper()) == (OrderAction.WAKE, Reason.ABOVE_BREAKEVEN)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        Reason.UNREACHABLE, Reason.STALE_READING, Reason.IMPLAUSIBLE_READING, Reason.STALE_MARKET,
+        Reason.HASHRATE_UNKNOWN, Reason.POWER_UNKNOWN, Reason.STATE_UNKNOWN, Reason.RAMPING, Reason.STOPPED,
+        Reason.NOT_OURS_TO_WAKE,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_recommendation_holds_is_held_for_its_reason(reason):
+    assert verdict(held_by(reason)) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [(Action.RUN, Reason.ABOVE_BREAKEVEN), (Action.STAY_ASLEEP, Reason.BELOW_BREAKEVEN)],
+    ids=str,
+)
+def test_a_machine_that_does_what_it_should_is_left_alone(action, reason):
+    assert verdict(candidate(recommendation=Recommendation(action=action, reason=reason))) == (None, reason)
+
+
+def in_other_mode(margin, power_w=2500.0):
+    return [ModePoint(power_mode=PowerMode.LOW, power_w=power_w, decision_margin_usd_per_day=margin)]
+
+
+def test_a_mode_that_earns_more_than_this_one_and_than_sleep_is_chosen():
+    made = decision(candidate(other_modes=in_other_mode(0.5)))
+    assert (made.action, made.reason, made.target_mode) == (
+        OrderAction.SET_MODE,
+        Reason.BETTER_MODE,
+        PowerMode.LOW,
+    )
+
+
+def test_sleep_is_better_than_a_mode_that_loses_less():
+    assert verdict(candidate(other_modes=in_other_mode(-0.5)))[0] is OrderAction.SLEEP
+
+
+# -- when a wish becomes a switch -----------------------------------------------------------------------
+
+
+def after(machine, days, policy=POLICY):
+    (made,) = decide([machine], site(now=NOW + days * DAY), policy)
+    return made
+
+
+@pytest.mark.parametrize("make", [candidate, sleeper], ids=["sleep", "wake"])
+def test_a_switch_comes_exactly_when_waiting_has_cost_half_a_cycle(make):
+    fresh = make(memory=Memory(updated_at=NOW))
+    due = K / 2 / 2.0  # days at 2 USD/day
+    assert after(fresh, due * 0.999).reason is Reason.ACCUMULATING
+    assert after(fresh, due * 1.001).action is not None
+
+
+def test_waiting_adds_up_over_rounds_with_the_margin_of_each():
+    memory = Memory(updated_at=NOW)
+    for hour, margin in enumerate((-0.024, -0.048, -0.024), start=1):
+        made = decide(
+            [candidate(memory=memory, decision_margin_usd_per_day=margin)],
+            site(now=NOW + timedelta(hours=hour)),
+            POLICY,
+        )[0]
+        memory = made.memory
+    assert memory.regret_usd == pytest.approx((0.024 + 0.048 + 0.024) / 24)
+
+
+def test_a_first_look_costs_nothing():
+    assert decision(candidate(memory=Memory())).memory.regret_usd == 0.0
+
+
+def test_what_waiting_cost_is_forgotten_when_the_wish_goes():
+    runs = Recommendation(action=Action.RUN, reason=Reason.ABOVE_BREAKEVEN)
+    assert after(candidate(recommendation=runs, decision_margin_usd_per_day=1.0), 0.1).memory.regret_usd == 0
+
+
+def test_what_waiting_cost_stands_still_while_nothing_is_known():
+    memory = Memory(regret_usd=0.004, updated_at=NOW)
+    blind = held_by(Reason.STALE_MARKET, decision_margin_usd_per_day=None, memory=memory)
+    made = after(blind, 0.5)
+    assert made.memory.regret_usd == 0.004
+    assert after(candidate(memory=made.memory), 0.5).memory.regret_usd == pytest.approx(0.004)
+
+
+def test_a_clock_that_was_set_back_costs_nothing():
+    assert after(candidate(memory=RIPE), -1).memory.regret_usd == RIPE.regret_usd
+
+
+@pytest.mark.parametrize(("margin", "switches"), [(-1.2, False), (-1.21, True), (-9.0, True)])
+def test_the_dead_band_switches_beyond_a_share_of_the_energy_cost(margin, switches):
+    machine = candidate(decision_margin_usd_per_day=margin, memory=Memory())
+    expected = (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN) if switches else (None, Reason.ACCUMULATING)
+    assert verdict(machine, rule=Rule.DEAD_BAND, dead_band=0.12) == expected
+
+
+# -- too soon, too often --------------------------------------------------------------------------------
+
+
+def switched(seconds_ago, **changes):
+    return replace(RIPE, switched_at=NOW - timedelta(seconds=seconds_ago), **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(candidate, Reason.MIN_ON_TIME), (sleeper, Reason.MIN_OFF_TIME)], ids=str
+)
+def test_a_machine_that_just_switched_stays_for_a_minimum_time(make, reason):
+    policy = {"min_on_s": 600.0, "min_off_s": 600.0}
+    assert verdict(make(memory=switched(599)), **policy) == (None, reason)
+    assert verdict(make(memory=switched(600)), **policy)[0] is not None
+
+
+@pytest.mark.parametrize("make", [candidate, sleeper], ids=["sleep", "wake"])
+def test_a_large_price_overrides_the_minimum_times(make):
+    regret = 5 * K
+    assert verdict(make(memory=switched(1, regret_usd=regret)), override_cycles=5.0)[0] is not None
+    assert verdict(make(memory=switched(1, regret_usd=regret * 0.99)), override_cycles=5.0)[0] is None
+
+
+def slept(*hours_ago, **changes):
+    return replace(RIPE, sleeps=tuple(NOW - timedelta(hours=hours) for hours in hours_ago), **changes)
+
+
+def test_a_machine_sleeps_so_often_a_day_and_no_oftener():
+    assert verdict(candidate(memory=slept(1, 2)), cycles_per_day=2) == (None, Reason.CYCLE_CAP)
+    assert verdict(candidate(memory=slept(1, 24)), cycles_per_day=2)[0] is OrderAction.SLEEP
+
+
+def test_no_price_overrides_the_cap_on_cycles():
+    ripe = slept(1, 2, regret_usd=1000 * K)
+    assert verdict(candidate(memory=ripe), cycles_per_day=2) == (None, Reason.CYCLE_CAP)
+
+
+def test_a_machine_is_woken_however_often_it_slept():
+    assert verdict(sleeper(memory=slept(1, 2, 3)), cycles_per_day=2)[0] is OrderAction.WAKE
+
+
+# -- who may be touched ---------------------------------------------------------------------------------
+
+
+def test_a_protected_machine_is_left_alone():
+    protected = {mac(1): Participation.NEVER}
+    assert verdict(candidate(), participation=protected) == (None, Reason.PROTECTED)
+
+
+def test_a_group_s_participation_counts_for_its_machines():
+    assert verdict(candidate(group="hydro"), participation={"hydro": Participation.NEVER})[0] is None
+    assert verdict(candidate(group="air"), participation={"hydro": Participation.NEVER})[0] is not None
+
+
+def test_a_machine_s_own_participation_counts_before_its_group_s():
+    settings = {"hydro": Participation.NEVER, mac(1): Participation.AUTO}
+    assert verdict(candidate(group="hydro"), participation=settings)[0] is OrderAction.SLEEP
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "automatic"),
+    [
+        (Mode.AUTO, Participation.AUTO, True),
+        (Mode.AUTO, Participation.RECOMMEND, False),
+        (Mode.RECOMMEND, Participation.AUTO, False),
+        (Mode.OBSERVE, Participation.AUTO, False),
+    ],
+    ids=str,
+)
+def test_only_auto_on_auto_needs_nobody_s_approval(mode, own, automatic):
+    made = decision(candidate(), mode=mode, participation={mac(1): own})
+    assert (made.action, made.automatic) == (OrderAction.SLEEP, automatic)
+
+
+@pytest.mark.parametrize("make", [candidate, sleeper], ids=["sleep", "wake"])
+def test_a_marginal_machine_is_only_ever_proposed(make):
+    machine = make()
+    marginal = replace(machine.recommendation, marginal=True)
+    made = decision(replace(machine, recommendation=marginal))
+    assert made.action is not None
+    assert not made.automatic
+
+
+def test_a_machine_with_an_open_order_gets_no_other():
+    assert verdict(candidate(busy=True)) == (None, Reason.BELOW_BREAKEVEN)
+
+
+def test_what_failed_lately_is_not_tried_again():
+    assert verdict(candidate(gave_up=True)) == (None, Reason.GAVE_UP)
+
+
+def test_what_a_person_ordered_is_left_alone_by_economics():
+    assert verdict(candidate(in_hands=True)) == (None, Reason.OPERATOR)
+
+
+@pytest.mark.parametrize("make", [candidate, sleeper], ids=["sleep", "wake"])
+@pytest.mark.parametrize("at", [{}, {"obligation": Obligation(target_kw=0.0)}, {"closed": True}], ids=str)
+def test_a_hold_holds_everything(make, at):
+    assert decision(make(), site(held=True, **at)).action is None
+
+
+def test_a_held_machine_says_so():
+    assert verdict(candidate(), site(held=True)) == (None, Reason.OPERATOR_HOLD)
+
+
+# -- a site that a person closed ------------------------------------------------------------------------
+
+
+def test_a_closed_site_puts_to_sleep_what_comes_later_whatever_it_earns():
+    runs = Recommendation(action=Action.RUN, reason=Reason.ABOVE_BREAKEVEN)
+    late = candidate(recommendation=runs, decision_margin_usd_per_day=5.0, memory=switched(1))
+    made = decision(late, site(closed=True), mode=Mode.RECOMMEND)
+    assert (made.action, made.reason, made.automatic) == (OrderAction.SLEEP, Reason.OPERATOR, True)
+
+
+# -- obligations ----------------------------------------------------------------------------------------
+
+
+def owed(target_kw, load_kw=1000.0, **changes):
+    return site(load_kw=load_kw, obligation=Obligation(target_kw=target_kw), **changes)
+
+
+def earners(count, **changes):
+    runs = Recommendation(action=Action.RUN, reason=Reason.ABOVE_BREAKEVEN)
+    usual = {"recommendation": runs, "decision_margin_usd_per_day": 5.0, "memory": Memory()}
+    return [
+        candidate(number, efficiency_j_per_th=10.0 + number, **usual | changes)
+        for number in range(1, count + 1)
+    ]
+
+
+def test_an_obligation_sheds_down_to_its_target_the_least_efficient_first():
+    decisions = decide(earners(4), owed(target_kw=7.5, load_kw=14.0), POLICY)
+    assert machines(decisions, OrderAction.SLEEP) == [mac(4), mac(3)]
+    assert {made.reason for made in decisions} == {Reason.OBLIGATION}
+    assert all(made.automatic for made in decisions if made.action)
+
+
+def test_an_obligation_that_is_met_sheds_nothing_and_wakes_nothing():
+    decisions = decide([*earners(2), sleeper(9)], owed(target_kw=7.0, load_kw=7.0), POLICY)
+    assert [made.action for made in decisions] == [None] * 3
+    assert {made.reason for made in decisions} == {Reason.OBLIGATION}
+
+
+def test_an_obligation_counts_what_is_about_to_sleep_as_gone():
+    assert decide(earners(1), owed(target_kw=7.0, load_kw=14.0, leaving_kw=7.0), POLICY)[0].action is None
+
+
+def test_an_obligation_needs_no_price_and_knows_no_minimum():
+    blind = held_by(Reason.STALE_MARKET, decision_margin_usd_per_day=None, memory=switched(1))
+    assert decision(blind, owed(0.0, load_kw=3.5), min_site_kw=3.0).action is OrderAction.SLEEP
+
+
+def test_an_obligation_does_not_touch_what_it_does_not_know():
+    blind = held_by(Reason.IMPLAUSIBLE_READING, power_w=None)
+    unseen = held_by(Reason.UNREACHABLE, run_state=RunState.UNKNOWN)
+    for machine in (blind, unseen):
+        assert decision(machine, owed(0.0)).action is None
+
+
+def test_a_protected_machine_is_protected_from_obligations():
+    decisions = decide(earners(2), owed(0.0), replace(POLICY, participation={mac(2): Participation.NEVER}))
+    assert machines(decisions, OrderAction.SLEEP) == [mac(1)]
+
+
+def test_a_marginal_machine_is_shed_without_asking():
+    marginal = candidate(recommendation=replace(LOSES, marginal=True))
+    assert decision(marginal, owed(0.0)).automatic
+
+
+# -- the site's limits ----------------------------------------------------------------------------------
+
+
+def losers(count, **changes):
+    return [candidate(number, efficiency_j_per_th=10.0 + number, **changes) for number in range(1, count + 1)]
+
+
+def sleepers(count):
+    return [sleeper(number, efficiency_j_per_th=10.0 + number) for number in range(1, count + 1)]
+
+
+def waiting(decisions):
+    return {made.reason for made in decisions if made.action is None}
+
+
+def test_the_least_efficient_sleeps_first():
+    decisions = decide(losers(3), site(), POLICY)
+    assert machines(decisions, OrderAction.SLEEP) == [mac(3), mac(2), mac(1)]
+
+
+def test_the_least_efficient_wakes_last():
+    decisions = decide(sleepers(3), site(), POLICY)
+    assert machines(decisions, OrderAction.WAKE) == [mac(1), mac(2), mac(3)]
+
+
+@pytest.mark.parametrize("make", [losers, sleepers])
+def test_a_batch_has_so_many_machines(make):
+    decisions = decide(make(5), site(), replace(POLICY, batch_machines=2))
+    assert sum(made.action is not None for made in decisions) == 2
+    assert waiting(decisions) == {Reason.RAMP_LIMIT}
+
+
+@pytest.mark.parametrize("make", [losers, sleepers])
+def test_a_minute_moves_so_many_kw(make):
+    decisions = decide(make(5), site(), replace(POLICY, ramp_kw_per_min=7.0))
+    assert sum(made.action is not None for made in decisions) == 2
+    assert waiting(decisions) == {Reason.RAMP_LIMIT}
+
+
+def test_what_the_last_minute_moved_counts_in_its_own_direction():
+    moved = site(moved_machines={OrderAction.SLEEP: 2}, moved_kw={OrderAction.SLEEP: 7.0})
+    policy = replace(POLICY, batch_machines=2, ramp_kw_per_min=7.0)
+    assert machines(decide(losers(2), moved, policy), OrderAction.SLEEP) == []
+    assert len(machines(decide(sleepers(2), moved, policy), OrderAction.WAKE)) == 2
+
+
+def test_the_site_keeps_its_minimum_load():
+    decisions = decide(losers(4), site(load_kw=14.0), replace(POLICY, min_site_kw=7.0))
+    assert machines(decisions, OrderAction.SLEEP) == [mac(4), mac(3)]
+    assert waiting(decisions) == {Reason.SITE_MINIMUM_LOAD}
+
+
+def test_what_is_about_to_sleep_does_not_count_for_the_minimum():
+    at = site(load_kw=14.0, leaving_kw=7.0, coming_kw=7.0)
+    assert waiting(decide(losers(1), at, replace(POLICY, min_site_kw=7.0))) == {Reason.SITE_MINIMUM_LOAD}
+
+
+def test_the_site_keeps_its_maximum_load():
+    decisions = decide(sleepers(4), site(load_kw=7.0), replace(POLICY, max_site_kw=14.0))
+    assert machines(decisions, OrderAction.WAKE) == [mac(1), mac(2)]
+    assert waiting(decisions) == {Reason.SITE_MAXIMUM_LOAD}
+
+
+def test_what_is_about_to_wake_counts_for_the_maximum():
+    at = site(load_kw=7.0, leaving_kw=7.0, coming_kw=7.0)
+    assert waiting(decide(sleepers(1), at, replace(POLICY, max_site_kw=14.0))) == {Reason.SITE_MAXIMUM_LOAD}
+
+
+def test_proposals_use_no_limit_up():
+    decisions = decide(losers(3), site(), replace(POLICY, mode=Mode.RECOMMEND, batch_machines=1))
+    assert len(machines(decisions, OrderAction.SLEEP)) == 3
+
+
+# -- whatever the site looks like -----------------------------------------------------------------------
+
+recommendations = st.builds(
+    Recommendation,
+    action=st.sampled_from(Action),
+    reason=st.sampled_from([Reason.BELOW_BREAKEVEN, Reason.ABOVE_BREAKEVEN]),
+    marginal=st.booleans(),
+)
+watts = st.integers(100, 9000).map(float)
+memories = st.builds(
+    Memory,
+    regret_usd=st.sampled_from([0.0, K / 2, 100 * K]),
+    updated_at=st.none() | st.just(NOW - timedelta(minutes=1)),
+    switched_at=st.none() | st.just(NOW - timedelta(minutes=5)),
+    sleeps=st.lists(st.just(NOW - timedelta(hours=3)), max_size=9).map(tuple),
+)
+
+
+@st.composite
+def fleets(draw):
+    return [
+        candidate(
+            number,
+            run_state=draw(st.sampled_from([RunState.MINING, RunState.ASLEEP])),
+            recommendation=draw(recommendations),
+            decision_margin_usd_per_day=draw(st.floats(-20, 20)),
+            power_w=draw(watts),
+            efficiency_j_per_th=draw(st.sampled_from([15.0, 20.0, 20.0, 30.0])),
+            ours=draw(st.booleans()),
+            busy=draw(st.booleans()),
+            memory=draw(memories),
+        )
+        for number in range(1, draw(st.integers(1, 12)) + 1)
+    ]
+
+
+policies = st.builds(
+    CurtailmentPolicy,
+    mode=st.just(Mode.AUTO),
+    batch_machines=st.integers(1, 5),
+    ramp_kw_per_min=st.sampled_from([5.0, 12.0, 1000.0]),
+    min_site_kw=st.sampled_from([0.0, 10.0]),
+    max_site_kw=st.none() | st.just(30.0),
+    rule=st.sampled_from(Rule),
+)
+sites = st.builds(
+    Site,
+    now=st.just(NOW),
+    load_kw=st.floats(0, 60),
+    leaving_kw=st.floats(0, 20),
+    coming_kw=st.floats(0, 20),
+    moved_kw=st.fixed_dictionaries({action: st.sampled_from([0.0, 4.0]) for action in OrderAction}),
+    moved_machines=st.fixed_dictionaries({action: st.integers(0, 2) for action in OrderAction}),
+    obligation=st.none() | st.builds(Obligation, target_kw=st.floats(0, 60)),
+)
+
+
+def automatic(decisions, action):
+    return [made for made in decisions if made.action is action and made.automatic]
+
+
+@given(fleets(), sites, policies)
+def test_the_same_site_gets_the_same_decisions(fleet, at, policy):
+    assert decide(fleet, at, policy) == decide(fleet, at, policy)
+
+
+@given(fleets(), sites, policies, st.randoms(use_true_random=False))
+def test_the_order_in_which_machines_are_listed_does_not_matter(fleet, at, policy, dice):
+    shuffled = list(fleet)
+    dice.shuffle(shuffled)
+    by_machine = {made.machine_id: made for made in decide(fleet, at, policy)}
+    assert by_machine == {made.machine_id: made for made in decide(shuffled, at, policy)}
+
+
+@given(fleets(), sites, policies)
+def test_every_machine_gets_exactly_one_decision(fleet, at, policy):
+    decided = [made.machine_id for made in decide(fleet, at, policy)]
+    assert sorted(decided) == [machine.machine_id for machine in fleet]
+
+
+@given(fleets(), sites, policies)
+def test_no_limit_is_ever_exceeded(fleet, at, policy):
+    decisions = decide(fleet, at, policy)
+    power_kw = {machine.machine_id: machine.power_w / 1000 for machine in fleet}
+    for action in OrderAction:
+        mine = automatic(decisions, action)
+        kw = sum(power_kw[made.machine_id] for made in mine)
+        if mine:
+            assert at.moved_machines[action] + len(mine) <= policy.batch_machines
+            assert at.moved_kw[action] + kw <= policy.ramp_kw_per_min + 1e-9
+    shed = [made for made in automatic(decisions, OrderAction.SLEEP) if made.reason is not Reason.OBLIGATION]
+    if shed:
+        left = at.load_kw - at.leaving_kw - sum(power_kw[made.machine_id] for made in shed)
+        assert left >= policy.min_site_kw - 1e-9
+    woken = automatic(decisions, OrderAction.WAKE)
+    if woken and policy.max_site_kw is not None:
+        reached = at.load_kw + at.coming_kw + sum(power_kw[made.machine_id] for made in woken)
+        assert reached <= policy.max_site_kw + 1e-9
+
+
+@given(fleets(), sites, policies)
+def test_an_obligation_sheds_no_more_than_one_machine_beyond_its_target(fleet, at, policy):
+    power_kw = {machine.machine_id: machine.power_w / 1000 for machine in fleet}
+    shed = [made for made in decide(fleet, at, policy) if made.action and made.reason is Reason.OBLIGATION]
+    if shed:
+        before_last = sum(power_kw[made.machine_id] for made in shed[:-1])
+        assert at.load_kw - at.leaving_kw - before_last > at.obligation.target_kw
+
+
+@given(
+    st.sampled_from([Action.HOLD, Action.RUN, Action.STAY_ASLEEP]),
+    st.sampled_from([reason for reason in Reason if reason is not Reason.OBLIGATION]),
+    st.sampled_from(RunState),
+    memories,
+    policies,
+)
+def test_without_a_recommendation_to_switch_nothing_switches(action, reason, state, memory, policy):
+    machine = candidate(
+        recommendation=Recommendation(action=action, reason=reason), run_state=state, memory=memory
+    )
+    assert decide([machine], site(), policy)[0].action is None
+
+
+def test_ties_are_broken_by_the_machine_s_id():
+    fleet = [candidate(number) for number in range(1, 9)]
+    random.Random(3).shuffle(fleet)
+    decisions = decide(fleet, site(), replace(POLICY, batch_machines=2))
+    assert machines(decisions, OrderAction.SLEEP) == [mac(1), mac(2)]
