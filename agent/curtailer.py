@@ -165,7 +165,7 @@ class Curtailer:
             efficiency_j_per_th=view.efficiency_j_per_th,
             other_modes=self._other_modes(machine, view, picture),
             ours=machine.ours,
-            busy=machine.machine_id in history.busy,
+            busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
             gave_up=(machine.machine_id, action) in history.given_up,
             memory=self._remembered(machine.machine_id, history),

@@ -161,7 +161,10 @@ class Reconciler:
     # -- what people and policy want ------------------------------------------------------------------
 
     async def order(self, wanted: Order) -> Order | None:
-        """Take an order on, proposed or approved; None if the machine has an open one already."""
+        """Take an order on, proposed or approved; None if the machine has an open one already, or should sleep on an
+        order of ours as it is: then it has drifted, and is put back."""
+        if wanted.action is not OrderAction.WAKE and wanted.machine_id in self.standing():
+            return None
         created = await self._store.create(wanted)
         if created is not None:
             self._orders[created.order_id] = created
