@@ -114,7 +114,8 @@ def _add(sums: Sums, reading: ReadingRow, hours: float, sleep_power_w: float) ->
 
 
 def _add_curtailed(sums: Sums, reading: ReadingRow, hours: float) -> None:
-    if not reading.ours or reading.decision_margin_usd_per_day is None:
+    asleep_for_us = reading.ours and reading.run_state is RunState.ASLEEP
+    if not asleep_for_us or reading.decision_margin_usd_per_day is None:
         return
     worth_usd = reading.decision_margin_usd_per_day * hours / economics.HOURS_PER_DAY
     if worth_usd < 0:

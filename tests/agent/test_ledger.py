@@ -38,6 +38,8 @@ def rows(draw):
             hashrate_ths=draw(st.none() | st.floats(0, 300)),
             power_w=draw(st.none() | st.floats(0, 5000)),
             power_source=draw(st.sampled_from(PowerSource)),
+            ours=draw(st.booleans()),
+            decision_margin_usd_per_day=draw(st.none() | st.floats(-50, 50)),
             hashprice_usd_per_ph_day=draw(st.none() | st.floats(1, 100)),
             price_usd_per_kwh=draw(st.none() | st.floats(-0.5, 0.9)),
             fee=draw(st.floats(0, 0.4)),
@@ -205,6 +207,56 @@ def test_two_readings_of_the_same_moment_are_not_counted_twice():
     sums = summed([row(0, HOUR), row(0, HOUR)])
     assert sums.mining_h == 1.0
     assert sums.energy_kwh == pytest.approx(3.5)
+
+
+def ours(margin, **changes):
+    """An hour asleep on our order, awake worth `margin` USD/day."""
+    return row(
+        **{
+            "valid_ms": HOUR,
+            "run_state": RunState.ASLEEP,
+            "power_w": 25.0,
+            "ours": True,
+            "decision_margin_usd_per_day": margin,
+        }
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("margin", "avoided", "forgone"), [(-24.0, 1.0, 0.0), (24.0, 0.0, 1.0), (0.0, 0.0, 0.0)]
+)
+def test_sleep_on_our_order_avoids_losses_and_forgoes_profits(margin, avoided, forgone):
+    sums = summed([ours(margin)])
+    assert (sums.avoided_loss_usd, sums.forgone_profit_usd) == pytest.approx((avoided, forgone))
+
+
+def test_losses_avoided_and_profits_forgone_are_not_set_off_against_each_other():
+    readings = [ours(-24.0, valid_ms=HOUR // 2), ours(48.0, began_ms=HOUR // 2)]
+    sums = summed(readings)
+    assert (sums.avoided_loss_usd, sums.forgone_profit_usd) == pytest.approx((0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ours": False},
+        {"run_state": RunState.MINING},
+        {"run_state": RunState.RAMPING},
+        {"run_state": RunState.STOPPED},
+        {"run_state": RunState.UNKNOWN},
+        {"decision_margin_usd_per_day": None},
+        {"implausible": "power 9000 W"},
+    ],
+    ids=str,
+)
+def test_anything_else_avoids_nothing_and_forgoes_nothing(change):
+    sums = summed([ours(-24.0, **change)])
+    assert (sums.avoided_loss_usd, sums.forgone_profit_usd) == (0.0, 0.0)
+
+
+def test_what_was_avoided_is_for_the_time_that_a_reading_stands_for():
+    assert summed([ours(-24.0, valid_ms=HOUR // 4)]).avoided_loss_usd == pytest.approx(0.25)
 
 
 @given(rows())

@@ -6,15 +6,19 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlite_utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
 from agent.fleet import Fleet
+from agent.migrations import migrations
+from agent.orders import OPEN_STATES, OrderAction, OrderState
 from agent.rows import Event, from_ms, to_ms
 from agent.store import Reader, Store, StoreError
 from agent.view import by_margin
+from drivers.driver import RestorePoint
 from drivers.reading import Address, MachineId, PowerMode, PowerSource, RunState
 from tests.agent.builders import (
     NOW,
@@ -24,8 +28,10 @@ from tests.agent.builders import (
     mac,
     machine,
     market,
+    order,
     picture,
     reading,
+    restore_point,
     round_row,
     save,
     stored_site,
@@ -459,3 +465,227 @@ def test_names_of_files_may_contain_what_uris_reserve(tmp_path):
     path = tmp_path / "a ?b#c%20d" / "hash cost?.db"
     stored_site(path, machine(1, reading()))
     assert len(latest(path)) == 1
+
+
+# -- orders ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orders(path):
+    """A store with the machines 1 and 2."""
+    with Store(path) as store:
+        store.save_machines([machine(1), machine(2)], Terms())
+        yield store
+
+
+def all_orders(store):
+    return store.load_orders(NOW - timedelta(days=9))
+
+
+FULL = order(
+    action=OrderAction.SLEEP,
+    state=OrderState.DISPATCHED,
+    target_mode=PowerMode.LOW,
+    dispatched_at=NOW + timedelta(milliseconds=1),
+    confirmed_at=NOW + timedelta(seconds=2),
+    settled_at=NOW + timedelta(seconds=3),
+    attempts=2,
+    drifts=1,
+    restore=RestorePoint(power_mode=PowerMode.HIGH, settings={"freq-level": "100", "miner-mode": "0"}),
+    failure="wrong_mode",
+    detail="it said \N{DEGREE SIGN}",
+    snapshot={"price_usd_per_kwh": 0.06, "hashprice_source": None, "nested": {"a": [1, 2]}},
+)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        order(),
+        FULL,
+        order(restore=restore_point(None)),
+        order(restore=RestorePoint(power_mode=None, settings={})),
+    ],
+    ids=["bare", "full", "without a mode", "without anything"],
+)
+def test_an_order_comes_back_as_it_was(orders, wanted):
+    created = orders.create_order(wanted)
+    assert created == replace(wanted, order_id=created.order_id)
+    assert all_orders(orders) == [created]
+
+
+@pytest.mark.parametrize("first", OPEN_STATES, ids=str)
+@pytest.mark.parametrize("second", OPEN_STATES, ids=str)
+def test_a_machine_has_one_open_order(orders, first, second):
+    created = orders.create_order(order(state=first))
+    assert orders.create_order(order(state=second, action=OrderAction.WAKE)) is None
+    assert orders.create_order(order(state=second, machine_id=MachineId(mac(2)))) is not None
+    assert created in all_orders(orders)
+
+
+def test_the_database_itself_refuses_a_second_open_order(path, orders):
+    orders.create_order(order())
+    with pytest.raises(sqlite3.IntegrityError, match=r"orders\.machine_id"):
+        sql(
+            path,
+            "insert into orders (machine_id, action, state, reason, ordered_by, created_ms, power_w, attempts, drifts)"
+            " values (?, 'wake', 'dispatching', 'x', 'x', 0, 0, 0, 0)",
+            mac(1),
+        )
+
+
+def test_the_database_itself_refuses_a_second_standing_sleep(path, orders):
+    orders.create_order(order(state=OrderState.CONFIRMED))
+    assert orders.create_order(order(state=OrderState.CONFIRMED)) is None
+    assert orders.create_order(order(state=OrderState.CONFIRMED, action=OrderAction.WAKE)) is not None
+
+
+def test_an_order_that_ended_makes_room_for_the_next(orders):
+    for state in (OrderState.CONFIRMED, OrderState.FAILED, OrderState.EXPIRED, OrderState.RELEASED):
+        created = orders.create_order(order())
+        assert created is not None
+        orders.advance(created, replace(created, state=state, settled_at=NOW))
+    assert len(all_orders(orders)) == 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"state": OrderState.DISPATCHING}, {"attempts": 1}, {"state": OrderState.EXPIRED}],
+    ids=["state", "attempts", "ended"],
+)
+def test_an_order_that_changed_meanwhile_is_not_overwritten(orders, changed):
+    seen = orders.create_order(order())
+    now = replace(seen, **changed)
+    orders.advance(seen, now)
+    with pytest.raises(StoreError, match=f"order {seen.order_id} is not approved any more"):
+        orders.advance(seen, replace(seen, state=OrderState.DISPATCHED))
+    assert all_orders(orders) == [now] or now.state is OrderState.EXPIRED
+
+
+def test_an_order_that_is_not_there_is_not_advanced(orders):
+    with pytest.raises(StoreError, match="order 77"):
+        orders.advance(order(order_id=77), order(order_id=77, state=OrderState.FAILED))
+
+
+def standing_and_wake(store):
+    asleep = store.create_order(order(state=OrderState.CONFIRMED, confirmed_at=NOW))
+    waking = store.create_order(order(action=OrderAction.WAKE, state=OrderState.DISPATCHED))
+    return asleep, waking
+
+
+@pytest.mark.parametrize("stale", ["first", "second"])
+def test_two_orders_advance_together_or_not_at_all(orders, stale):
+    asleep, waking = standing_and_wake(orders)
+    pairs = [
+        (waking, replace(waking, state=OrderState.CONFIRMED)),
+        (asleep, replace(asleep, state=OrderState.RELEASED)),
+    ]
+    index = 0 if stale == "first" else 1
+    bad = list(pairs)
+    bad[index] = (replace(pairs[index][0], attempts=9), pairs[index][1])
+    with pytest.raises(StoreError):
+        orders.advance_both(*bad)
+    assert all_orders(orders) == [asleep, waking]
+    orders.advance_both(*pairs)
+    assert [each.state for each in orders.load_orders(NOW)] == []
+    assert [each.state for each in all_orders(orders)] == []
+
+
+def test_an_order_is_superseded_whole_or_not_at_all(orders):
+    asleep, waking = standing_and_wake(orders)
+    again = replace(asleep, state=OrderState.APPROVED)
+    released = replace(asleep, state=OrderState.RELEASED, settled_at=NOW)
+    with pytest.raises(sqlite3.IntegrityError):  # the wake is open
+        orders.supersede(asleep, released, again)
+    assert all_orders(orders) == [asleep, waking]
+    orders.advance(waking, replace(waking, state=OrderState.FAILED, settled_at=NOW))
+    created = orders.supersede(asleep, released, again)
+    assert created.order_id not in {asleep.order_id, waking.order_id}
+    assert {each.order_id: each.state for each in all_orders(orders)} == {
+        asleep.order_id: OrderState.RELEASED,
+        waking.order_id: OrderState.FAILED,
+        created.order_id: OrderState.APPROVED,
+    }
+
+
+def test_what_is_open_or_stands_is_remembered_for_ever_and_what_ended_for_a_while(orders):
+    long_ago = NOW - timedelta(days=400)
+    open_one = orders.create_order(order(created_at=long_ago))
+    standing = orders.create_order(
+        order(state=OrderState.CONFIRMED, confirmed_at=long_ago, settled_at=long_ago)
+    )
+    old = orders.create_order(order(state=OrderState.FAILED, settled_at=NOW - timedelta(days=2)))
+    new = orders.create_order(order(state=OrderState.FAILED, settled_at=NOW - timedelta(hours=2)))
+    assert orders.load_orders(NOW - timedelta(days=1)) == [open_one, standing, new]
+    assert old is not None
+
+
+def test_when_our_sleeps_were_confirmed_is_told_also_of_those_released(path, orders):
+    for state in (OrderState.CONFIRMED, OrderState.RELEASED):
+        orders.create_order(order(state=state, confirmed_at=NOW))
+    orders.create_order(order(action=OrderAction.WAKE, state=OrderState.CONFIRMED, confirmed_at=NOW))
+    orders.create_order(order(state=OrderState.FAILED))
+    with Reader(path) as reader:
+        assert reader.sleeps() == {mac(1): [to_ms(NOW), to_ms(NOW)]}
+
+
+def of_first_version(path):
+    """A database as the first version left it, with a machine, prices and a reading."""
+    database = sqlite_utils.Database(path)
+    (first, *_) = migrations.pending(database)
+    migrations.apply(database, stop_before="m002_orders")
+    assert [each.name for each in migrations.applied(database)] == [first.name]
+    database.table("machines").insert(
+        {
+            "machine_id": mac(1), "mac": mac(1), "family": "antminer", "make": "AntMiner", "model": "Antminer S21",
+            "driver_class": "BMMinerS21", "host": "10.0.0.1", "machine_group": "site", "sleep_power_w": 40.0,
+            "first_seen_ms": to_ms(NOW),
+        }
+    )  # fmt: skip
+    database.table("quotes").insert(
+        {
+            "quote_id": 1,
+            "at_ms": to_ms(NOW),
+            "price_usd_per_kwh": 0.06,
+            "fee": 0.0,
+            "reject": 0.0,
+            "overhead": 1.0,
+        }
+    )
+    database.table("readings").insert(
+        {
+            "machine_id": mac(1), "began_ms": to_ms(NOW), "valid_ms": 75_000, "run_state": "mining",
+            "hashrate_ths": 200.0, "power_w": 3500.0, "power_source": "reported", "quote_id": 1,
+        }
+    )  # fmt: skip
+    database.close()
+
+
+def test_a_database_of_the_first_version_keeps_its_history_and_takes_orders(path):
+    of_first_version(path)
+    with Store(path) as store:
+        (known,) = store.load_machines()
+        assert known.machine_id == mac(1)
+        assert store.create_order(order()) is not None
+        save(store, machine(1, reading(began_at=NOW + timedelta(seconds=30))))
+    with Reader(path) as reader:
+        ((_, stored),) = reader.readings(NOW, NOW + timedelta(hours=1))
+    old, new = stored
+    assert (old.hashrate_ths, old.power_w, old.price_usd_per_kwh) == (200.0, 3500.0, 0.06)
+    assert (old.ours, old.decision_margin_usd_per_day) == (False, None)
+    assert new.decision_margin_usd_per_day is not None
+
+
+def test_a_reader_of_a_database_of_the_first_version_says_what_to_do(path):
+    of_first_version(path)
+    with pytest.raises(StoreError, match="of an older version; start the agent once"):
+        Reader(path)
+
+
+def test_a_setting_outlives_the_process(path):
+    with Store(path) as store:
+        assert store.setting("held") is None
+        store.save_setting("held", "yes")
+        store.save_setting("held", "no")
+    with Store(path) as store:
+        assert store.setting("held") == "no"
