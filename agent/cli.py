@@ -211,7 +211,7 @@ def main() -> None:
 
 
 def _load(path: Path | None) -> "Config":
-    """The configuration, with its logins resolved once so that a missing secret is told now."""
+    """The configuration of a file, else of the default file if there is one, else the defaults."""
     from agent.config import Config, load
 
     try:
@@ -219,6 +219,4 @@ def _load(path: Path | None) -> "Config":
             path = DEFAULT_CONFIG
     except OSError:  # in a directory that we may not enter; reading it will say so
         path = DEFAULT_CONFIG
-    config = Config() if path is None else load(path)
-    config.logins()
-    return config
+    return Config() if path is None else load(path)

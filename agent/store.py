@@ -6,6 +6,8 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
     StoreError           the file cannot be used; the message says which and what to do
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,7 +15,7 @@ from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from sqlite_utils import Database
 
@@ -68,6 +70,8 @@ class Store:
                 self._db = Database(connection)
                 _refuse_foreign(self._db, path)
                 _refuse_newer(self._db, path)
+                self._lock = _only_writer(path)
+            with _closed_on_failure(connection, self._lock):
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
@@ -86,6 +90,7 @@ class Store:
     def close(self) -> None:
         """Close the file; readers go on."""
         self._db.close()
+        self._lock.close()
 
     def save_machines(self, machines: Iterable[Machine], terms: Terms) -> None:
         """Add machines to the inventory or bring their rows up to date."""
@@ -264,12 +269,32 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+def _closed_on_failure(*resources: sqlite3.Connection | IO[str]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.close()
+        for resource in resources:
+            resource.close()
         raise
+
+
+def _only_writer(path: Path) -> IO[str]:
+    """Hold the lock file beside the database for as long as it is open: one agent, one writer. A lock on the database
+    itself would get into the way of SQLite's own."""
+    lock = path.with_name(f"{path.name}.lock").open("a+", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise StoreError(
+            f"{path}: in use by another agent ({holder}); stop that one or name another file"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
 
 
 def _refuse_foreign(db: Database, path: Path) -> None:

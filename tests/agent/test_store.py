@@ -423,7 +423,13 @@ def test_a_reader_without_rights_works_in_a_directory_that_it_may_not_write():
         directory.chmod(0o555)
         ran = python(f"print(len(Reader(agent.export.Path({str(path)!r})).latest()))", nobody=True)
         assert (ran.stdout, ran.stderr) == ("1\n", "")
-        assert sorted(each.name for each in directory.iterdir()) == ["hashcost.db"]
+        assert sorted(each.name for each in directory.iterdir()) == ["hashcost.db", "hashcost.db.lock"]
+
+
+def test_a_second_agent_on_one_database_is_refused_and_told_who_has_it(path):
+    with Store(path), pytest.raises(StoreError, match=rf"in use by another agent \(process {os.getpid()}\)"):
+        Store(path)
+    Store(path).close()
 
 
 def test_a_reader_without_rights_works_beside_the_agent():
