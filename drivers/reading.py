@@ -27,7 +27,7 @@ class RunState(StrEnum):
 
     MINING = "mining"
     RAMPING = "ramping"
-    """Boards are powering up or tuning: hashrate and watts are real but say nothing about steady state."""
+    """Boards are powering up, tuning or winding down: hashrate and watts say nothing about steady state."""
     ASLEEP = "asleep"
     """The machine says that it was told to stop (its mode or state says so) and it does not hash."""
     STOPPED = "stopped"
