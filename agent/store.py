@@ -141,17 +141,26 @@ class Store:
         valid_s: float,
     ) -> None:
         """Write a whole poll round in one transaction: the readings of the machines that were polled, the latest
-        picture and the round itself. A reading may stand for `valid_s` seconds."""
+        picture and the round itself. A reading may stand for `valid_s` seconds. What a scan has taken out of the
+        fleet meanwhile is left out."""
         valid_ms = round(valid_s * 1000)
         with self._db.atomic():
             quote = self._stored_quote(picture.market, picture.terms)
             self._db.conn.executemany(
                 _INSERT_READING,
-                [reading_row(fleet[machine_id], quote[0], valid_ms) for machine_id in polled],
+                [
+                    reading_row(machine, quote[0], valid_ms)
+                    for machine_id in polled
+                    if (machine := fleet.get(machine_id)) is not None
+                ],
             )
             self._db.conn.executemany(
                 _upsert("latest", LATEST_COLUMNS, "machine_id"),
-                [latest_row(view, fleet[view.machine_id].reading) for view in picture.views],
+                [
+                    latest_row(view, machine.reading)
+                    for view in picture.views
+                    if (machine := fleet.get(view.machine_id)) is not None
+                ],
             )
             self._db.conn.execute(
                 "insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?)", round_values(round_row)
