@@ -96,8 +96,12 @@ def test_help_imports_no_screen_and_no_database():
         ("demo", "--machines", "0"),
         ("demo", "--machines", "many"),
         ("demo", "--csv", "/nonexistent/out.csv"),
+        ("demo", "--csv", "/dev"),
+        ("demo", "--speed", "nan"),
+        ("demo", "--speed", "inf"),
         ("status", "--database", "/nonexistent.db"),
         ("status", "--database", "/"),
+        ("tui",),
         ("tui", "--database", "/nonexistent.db"),
         ("export", "profitability", "--database", "/nonexistent.db"),
     ],
@@ -178,6 +182,62 @@ def test_a_reader_of_the_output_that_leaves_early_is_no_error(tmp_path, argument
     )
     assert len(ran.stdout) == 10
     assert ran.stderr == ""
+
+
+def shell(command, database):
+    """Run `hashcost COMMAND` in a shell, with what the shell does to its streams."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -c '{CLI}' {command}"],
+        env=child_environment() | {"HASHCOST_DATABASE": str(database)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "status --json", "export profitability", "--help"])
+@pytest.mark.parametrize(
+    ("streams", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_1(site, command, streams, why):
+    ran = shell(f"{command} {streams}", site)
+    assert ran.returncode == 1
+    assert ran.stderr == f"hashcost: standard output: cannot be written ({why})\n"
+
+
+@pytest.mark.parametrize("command", ["status", "export profitability -o /dev/stdout", "--help"])
+def test_a_command_whose_reader_leaves_ends_with_0(tmp_path, command):
+    stored_site(tmp_path / "db", *[machine(number, reading()) for number in range(1, 251)])
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command.split()
+    left = subprocess.run(
+        [sys.executable, "-c", CLI, *arguments],
+        env=child_environment() | {"HASHCOST_DATABASE": str(tmp_path / "db")},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (left.returncode, left.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&-", "<&- 2>&-"])
+def test_other_streams_that_are_closed_do_no_harm(site, streams):
+    ran = shell(f"status --json {streams}", site)
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["machines"]
+
+
+def test_the_terminal_without_a_terminal_is_refused_in_a_line(site):
+    ran = hashcost("tui", "--database", site)
+    assert ran.returncode == 2
+    assert (
+        ran.stderr == "hashcost: tui: needs a terminal; `hashcost status` prints the same picture anywhere\n"
+    )
 
 
 def test_a_scan_that_finds_nothing_is_a_failure_and_still_json():
