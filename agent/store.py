@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -53,6 +53,7 @@ from agent.view import MachineView, Picture
 from drivers.reading import MachineId
 
 BUSY_TIMEOUT_S = 5.0
+SCAN_EVENTS_WITHIN_MS = 30_000
 
 
 class StoreError(UsageError):
@@ -261,6 +262,21 @@ class Reader:
         """The last events, newest first."""
         rows = self._db.query("select * from events order by event_id desc limit ?", [limit])
         return [event_of(row) for row in rows]
+
+    def last_scan(self) -> list[Event]:
+        """The events of the last scan that had any, oldest first. Only scans write events, and two of them are at
+        least a minute apart."""
+        rows = self._db.query(
+            "select * from events where at_ms > (select max(at_ms) from events) - ? order by event_id",
+            [SCAN_EVENTS_WITHIN_MS],
+        )
+        return [event_of(row) for row in rows]
+
+    def validity(self) -> timedelta | None:
+        """How long the newest reading may stand; None without any."""
+        for row in self._db.query("select valid_ms from readings order by began_ms desc limit 1"):
+            return timedelta(milliseconds=row["valid_ms"])
+        return None
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
