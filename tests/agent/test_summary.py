@@ -1,12 +1,13 @@
 """The table in terminals of any width: what decides stays, what is hidden is named."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from agent.fleet import Fleet
-from agent.summary import draw, fitting, fleet_table
+from agent.summary import as_data, draw, fitting, fleet_table
 from drivers.reading import PowerSource
 from tests.agent.builders import asleep, failure, machine, picture, reading
 
@@ -70,3 +71,11 @@ def test_what_is_left_out_is_counted_apart_from_what_has_no_margin():
     assert "... and 1 more (1 of them without a margin)" in printed(draw(SITE, rows=3, width=120), 120)
     some = picture(Fleet([machine(1, reading()), machine(2, reading())]))
     assert "... and 1 more\n" in printed(draw(some, rows=1, width=120), 120)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*as_data(SITE)["market"], *as_data(SITE)["totals"], *as_data(SITE)["machines"][0]})
+)
+def test_every_name_of_the_data_is_in_the_reference(name):
+    reference = Path(__file__).parents[2] / "docs" / "reference.md"
+    assert f"`{name}`" in reference.read_text()
