@@ -1,7 +1,7 @@
 """What a machine does when it runs, remembered for when it does not: medians of its own mining readings."""
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import median
 
@@ -48,7 +48,7 @@ class _Samples:
 class Baselines:
     """The running baselines of one machine, one per power mode."""
 
-    __slots__ = ("_latest", "_samples", "_settled")
+    __slots__ = ("_latest", "_samples", "_settled", "_tells_boards")
 
     def __init__(self, known: list[Baseline] | None = None) -> None:
         self._samples: dict[PowerMode | None, _Samples] = {}
@@ -56,21 +56,22 @@ class Baselines:
         self._latest: PowerMode | None = max(
             self._settled, key=lambda mode: self._settled[mode].as_of, default=None
         )
+        self._tells_boards = any(baseline.conditions.boards_alive for baseline in self._settled.values())
 
     def observe(self, reading: Reading) -> None:
-        """Take a reading in, if it shows the machine mining past ramp-up, all boards present, all numbers known."""
-        if not _counts(reading):
+        """Take a reading in, if it shows the machine mining past ramp-up.
+
+        Other conditions end a baseline; a sample needs all numbers, and all boards alive that the machine tells of.
+        """
+        self._tells_boards = self._tells_boards or bool(reading.boards)
+        if not _steady(reading) or (self._tells_boards and not reading.boards):
             return
-        assert reading.hashrate_ths is not None  # noqa: S101 - _counts saw to it
-        assert reading.power_w is not None  # noqa: S101 - _counts saw to it
         mode = self._latest = reading.power_mode
+        self._forget_what_is_over(mode, reading)
+        if reading.hashrate_ths is None or reading.power_w is None or _boards_dead(reading):
+            return
         conditions = _conditions(reading)
-        settled = self._settled.get(mode)
-        if settled is not None and settled.conditions != conditions:
-            del self._settled[mode]
-        samples = self._samples.get(mode)
-        if samples is None or samples.conditions != conditions:
-            samples = self._samples[mode] = _Samples(conditions)
+        samples = self._samples.setdefault(mode, _Samples(conditions))
         samples.add(reading.hashrate_ths, reading.power_w)
         if len(samples.power_w) >= SAMPLES_NEEDED:
             self._settled[mode] = Baseline(
@@ -82,6 +83,13 @@ class Baselines:
                 as_of=reading.began_at,
             )
 
+    def _forget_what_is_over(self, mode: PowerMode | None, reading: Reading) -> None:
+        settled, samples = self._settled.get(mode), self._samples.get(mode)
+        if settled is not None and _contradicts(reading, settled.conditions):
+            del self._settled[mode]
+        if samples is not None and _contradicts(reading, samples.conditions):
+            del self._samples[mode]
+
     @property
     def latest(self) -> Baseline | None:
         """The baseline of the mode that the machine last mined in; None until there are samples enough."""
@@ -92,14 +100,20 @@ class Baselines:
         return list(self._settled.values())
 
 
-def _counts(reading: Reading) -> bool:
-    return (
-        reading.run_state is RunState.MINING
-        and reading.implausible is None
-        and reading.hashrate_ths is not None
-        and reading.power_w is not None
-        and all(board.alive is not False for board in reading.boards)
-    )
+def _steady(reading: Reading) -> bool:
+    return reading.run_state is RunState.MINING and reading.implausible is None
+
+
+def _boards_dead(reading: Reading) -> bool:
+    return any(board.alive is False for board in reading.boards)
+
+
+def _contradicts(reading: Reading, known: Conditions) -> bool:
+    """Whether a reading was taken under other conditions. Watts that nobody knows are no other source of them."""
+    found = _conditions(reading)
+    if reading.power_w is None:
+        found = replace(found, power_source=known.power_source)
+    return found != known
 
 
 def _conditions(reading: Reading) -> Conditions:

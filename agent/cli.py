@@ -4,6 +4,7 @@ Exit status: 0 done, 1 failed, 2 usage or configuration error, 3 done in part. O
 logs and progress on stderr. Heavy modules are imported by the command that needs them: `--help` must be quick.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.errors import AgentError
+from agent import output
+from agent.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -44,6 +46,17 @@ class UtcTime(click.ParamType[datetime]):
         if moment.year not in MINING_YEARS:
             self.fail(f"{value!r}: there are no bitcoins to be mined in that year", param, ctx)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; `nan`, which is in none, is refused too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse, or fail with the range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def _config_option(function: F) -> F:
@@ -91,7 +104,7 @@ def cli() -> None:
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="The same seed gives the same site.")
 @click.option(
-    "--speed", type=click.FloatRange(min=0.1, max=3600), default=60.0, show_default=True,
+    "--speed", type=FiniteRange(min=0.1, max=3600), default=60.0, show_default=True,
     help="Simulated seconds that pass in a second.",
 )  # fmt: skip
 @click.option("--faults", is_flag=True, help="Give some machines the failures seen on real sites.")
@@ -114,11 +127,12 @@ def demo(
     as_json: bool,
 ) -> None:
     """Run a simulated site and the agent against it; needs nothing, leaves nothing."""
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no directory {csv.absolute().parent}", param_hint="--csv")
     from agent import demo as demo_site
+    from agent.export import refuse_unwritable
     from agent.service import setup_logging
 
+    if csv is not None:
+        refuse_unwritable(csv)
     setup_logging(quiet=True)
     options = demo_site.DemoOptions(
         machines=machines,
@@ -172,6 +186,8 @@ def run(config_path: Path | None, database: Path, socket: Path) -> None:
 @_database_option
 def tui(database: Path) -> None:
     """Watch the site in the terminal. Read-only: it changes nothing and can stop nothing."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("tui: needs a terminal; `hashcost status` prints the same picture anywhere")
     os.execv(sys.executable, [sys.executable, "-P", "-m", "tui", str(database)])  # noqa: S606 - ourselves, no shell
 
 
@@ -323,18 +339,32 @@ def _tell(socket: Path, command: str, as_json: bool, **arguments: Any) -> None:
 
 def main() -> None:
     """Entry point of the `hashcost` command."""
+    output.prepare()
     try:
-        cli()
+        status = _status()
+    except output.ReaderLeft:
+        status = 0
+        output.give_up()
     except AgentError as error:
         for line in str(error).splitlines():
             click.echo(f"hashcost: {line}", err=True)
-        sys.exit(error.exit_status)
-    except BrokenPipeError:  # the reader of our output left, which is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = error.exit_status
+        if isinstance(error, output.OutputError):
+            output.give_up()
+    sys.exit(status)
+
+
+def _status() -> Any:
+    """Run the command to the last byte of its output, and give its exit status."""
+    try:
+        cli()
+    except SystemExit as ended:
+        sys.stdout.flush()
+        return ended.code
 
 
 def _load(path: Path | None) -> "Config":
-    """The configuration, with its logins resolved once so that a missing secret is told now."""
+    """The configuration of a file, else of the default file if there is one, else the defaults."""
     from agent.config import Config, load
 
     try:
@@ -342,6 +372,4 @@ def _load(path: Path | None) -> "Config":
             path = DEFAULT_CONFIG
     except OSError:  # in a directory that we may not enter; reading it will say so
         path = DEFAULT_CONFIG
-    config = Config() if path is None else load(path)
-    config.logins()
-    return config
+    return Config() if path is None else load(path)

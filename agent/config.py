@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agent.appraisal import Terms
 from agent.curtailment import CurtailmentPolicy, Mode, Participation, Rule
 from agent.errors import UsageError
-from drivers.addresses import AddressError, parse_targets
+from drivers.addresses import AddressError, is_ipv4, parse_targets
 from drivers.driver import Credentials
 from drivers.reading import Family
 
@@ -37,6 +37,13 @@ def _addresses(expressions: list[str]) -> list[str]:
     return expressions
 
 
+def _numeric(expressions: list[str]) -> list[str]:
+    names = sorted({address.host for address in parse_targets(expressions) if not is_ipv4(address.host)})
+    if names:
+        raise ValueError(f"{', '.join(names)}: give the address; machines are known by it, not by a name")
+    return expressions
+
+
 Addresses = Annotated[list[str], AfterValidator(_addresses)]
 
 
@@ -50,7 +57,7 @@ class ScanSection(_Section):
     addresses: Addresses = Field(
         default=[], description="Where to look: 10.0.0.0/22, 10.0.1-4.1-200, @file, host:port."
     )
-    interval_s: Annotated[float, Field(ge=60)] = Field(
+    interval_s: Annotated[float, Field(ge=60, le=604_800)] = Field(
         default=3600.0, description="Seconds between scans for new and moved machines."
     )
 
@@ -58,7 +65,7 @@ class ScanSection(_Section):
 class PollSection(_Section):
     """How machines are read."""
 
-    interval_s: Annotated[float, Field(ge=1)] = Field(
+    interval_s: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=30.0, description="Seconds between the starts of poll rounds."
     )
     deadline_s: Annotated[float, Field(gt=0, le=60)] = Field(
@@ -67,7 +74,7 @@ class PollSection(_Section):
     workers: Annotated[int, Field(ge=1, le=500)] = Field(
         default=64, description="Machines read at the same time."
     )
-    slow_interval_s: Annotated[float, Field(ge=60)] = Field(
+    slow_interval_s: Annotated[float, Field(ge=60, le=86_400)] = Field(
         default=600.0,
         description="Seconds between reads of what rarely changes: configuration, pools, errors.",
     )
@@ -87,7 +94,7 @@ class MarketSection(_Section):
     difficulty: Annotated[float, Field(ge=1e13, le=1e16)] = Field(
         default=149.30e12, description="Network difficulty."
     )
-    height: Annotated[int, Field(ge=0)] = Field(
+    height: Annotated[int, Field(ge=0, le=20_000_000)] = Field(
         default=927_000, description="Height of the chain's tip; the subsidy is the next block's."
     )
     fees_btc: Annotated[float, Field(ge=0, le=3)] = Field(
@@ -196,6 +203,7 @@ class CredentialSection(_Section):
     def _one_reference(self) -> Self:
         if (self.password_env is None) == (self.password_file is None):
             raise ValueError("give exactly one of password_env and password_file")
+        self.resolve()
         return self
 
     def resolve(self) -> Credentials:
@@ -230,7 +238,7 @@ class Config(_Section):
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
     )
-    groups: dict[str, Addresses] = Field(
+    groups: dict[str, Annotated[Addresses, AfterValidator(_numeric)]] = Field(
         default={}, description="Name of a group of machines to its addresses; the first that fits counts."
     )
     credentials: dict[CredentialFamily, CredentialSection] = Field(
@@ -242,17 +250,8 @@ class Config(_Section):
         return CurtailmentPolicy(**self.curtailment.model_dump(), participation=self.participation)
 
     def logins(self) -> dict[Family, Credentials]:
-        """Every configured login, secrets resolved. Raises `ValueError` with all that is missing."""
-        found: dict[Family, Credentials] = {}
-        problems = []
-        for family, section in self.credentials.items():
-            try:
-                found[Family(family)] = section.resolve()
-            except ValueError as error:
-                problems.append(f"credentials.{family}: {error}")
-        if problems:
-            raise ConfigError("configuration", problems)
-        return found
+        """Every configured login, secrets resolved; they were there when the file was validated."""
+        return {Family(family): section.resolve() for family, section in self.credentials.items()}
 
 
 def load(path: Path) -> Config:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -68,7 +69,10 @@ class SimulatedSite:
 
 
 def run(options: DemoOptions) -> None:
-    """Run the demo to its end, or until Ctrl-C. Raises `DemoError`."""
+    """Run the demo to its end, or until Ctrl-C, SIGTERM or the end of the terminal. Raises `DemoError`."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     obstacle = namespace.enter()
     with (
         tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
@@ -135,10 +139,10 @@ async def _rounds(agent: Agent, count: int) -> Picture:
 
 async def _follow(agent: Agent, options: DemoOptions, notes: Sequence[str]) -> None:
     """Redraw on a terminal, print picture after picture elsewhere, until cancelled."""
-    if options.as_json or not sys.stdout.isatty():
+    console = Console()
+    if options.as_json or not sys.stdout.isatty() or console.is_dumb_terminal:
         await agent.poll_forever(_printer(options, notes))
         return
-    console = Console()
     last: list[Picture] = []
 
     def redraw(picture: Picture) -> None:

@@ -8,6 +8,7 @@ USD/kWh, f pool and firmware fee, q rejected share of shares, k overhead (coolin
 Sources: Bitcoin consensus rules for subsidy and difficulty; Hashrate Index for the FPPS convention of hashprice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,8 +69,11 @@ def hashprice_usd_per_ph_day(
 
 
 def efficiency_j_per_th(*, hashrate_ths: float | None, power_w: float | None) -> float | None:
-    """J/TH; None for a machine that does not hash, which is not infinitely efficient."""
-    return None if not hashrate_ths or power_w is None else power_w / hashrate_ths
+    """J/TH; None for a machine that does not hash, or next to nothing: it is not infinitely inefficient."""
+    if not hashrate_ths or power_w is None:
+        return None
+    efficiency = power_w / hashrate_ths
+    return efficiency if math.isfinite(efficiency) else None
 
 
 def revenue_usd_per_day(

@@ -3,7 +3,8 @@
 import csv
 import io
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from agent.errors import UsageError
 from agent.ledger import Sums, add_up
+from agent.output import ReaderLeft
 from agent.rows import MachineRow, ReadingRow, from_ms, to_ms
 from agent.store import Reader
 
@@ -22,6 +24,10 @@ COLUMNS = (
     "strike_price_usd_per_kwh", "breakeven_hashprice_usd_per_ph_day",
     "avoided_loss_usd", "forgone_profit_usd", "curtailments",
 )  # fmt: skip
+MOST_ROWS = 2_000_000
+"""More than spreadsheets open and than a person meant."""
+_STEP = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 Cell = str | int | float | None
 
 
@@ -72,10 +78,20 @@ def export_profitability(
             raise ExportError(
                 f"the range is empty: --from {start.isoformat()} is not before --to {end.isoformat()}"
             )
+        _refuse_too_many(len(reader.machines()), start, end, by)
         text = to_csv(profitability(reader, start, end, by))
     if output is not None:
         write_atomically(output, text)
     return text
+
+
+def _refuse_too_many(machines: int, start: datetime, end: datetime, by: Period) -> None:
+    periods = 1 if by is Period.MACHINE else (end - start) // _STEP[by] + 1
+    if machines * periods > MOST_ROWS:
+        raise ExportError(
+            f"the range gives {machines * periods:,} rows, more than {MOST_ROWS:,}: "
+            "set --from and --to closer together, or --by day or machine"
+        )
 
 
 def split(start: datetime, end: datetime, by: Period) -> Iterator[tuple[datetime, datetime]]:
@@ -83,7 +99,7 @@ def split(start: datetime, end: datetime, by: Period) -> Iterator[tuple[datetime
     if by is Period.MACHINE:
         yield start, end
         return
-    step = timedelta(hours=1) if by is Period.HOUR else timedelta(days=1)
+    step = _STEP[by]
     since = start
     while since < end:
         floor = since.replace(minute=0, second=0, microsecond=0)
@@ -163,33 +179,68 @@ def neutralise(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise `ExportError` if it can be seen now that `write_atomically` will fail."""
+    target = Path(os.path.realpath(path))
+    if _is_stream(path):
+        writable = os.access(path, os.W_OK)
+    elif not os.path.isdir(target.parent):  # noqa: PTH112 - is_dir raises where we may not look
+        raise ExportError(f"{path}: there is no directory {target.parent}")
+    else:
+        writable = os.access(target.parent, os.W_OK | os.X_OK)
+    if not writable:
+        raise ExportError(f"{path}: cannot be written by this user")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a whole file or none: a reader sees the old one or the new one, and a failure leaves the old one.
 
-    A link stays and its target is written; a device or a pipe is written to and not replaced by a file.
+    A link stays and its target is written; a device, a pipe or one of our own streams is written to and not replaced.
+    A new file gets the mode that the umask gives; one that is replaced passes its mode on.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        _write_into(path, text)
-        return
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if _is_stream(path):
+            _write_into(path, text)
+        else:
+            _replace(Path(os.path.realpath(path)), text)
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _is_stream(path: Path) -> bool:
+    if str(path.absolute()).startswith(_DESCRIPTORS):
+        return True
+    mode = _mode(path)
+    return mode is not None and not stat.S_ISREG(mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError:  # not there, or not for us to see: writing will say so
+        return None
+
+
+def _write_into(path: Path, text: str) -> None:
+    """Appends: standard output may be a file with something in it."""
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def _replace(path: Path, text: str) -> None:
+    mode = _mode(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _write_into(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror})") from error
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -147,6 +147,10 @@ class Fleet:
     def __contains__(self, machine_id: object) -> bool:
         return machine_id in self._machines
 
+    def get(self, machine_id: MachineId) -> Machine | None:
+        """The machine, if it is (still) in the fleet: a scan may retire one while it is being read."""
+        return self._machines.get(machine_id)
+
     def remove(self, machine_id: MachineId) -> None:
         """Take out a machine that turned out to be another one of the fleet."""
         del self._machines[machine_id]

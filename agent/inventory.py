@@ -38,10 +38,10 @@ class Inventory:
     def __init__(self, fleet: Fleet, groups: Mapping[str, list[str]], clock: Callable[[], datetime]) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._groups: dict[str, str] = {}
-        for name, expressions in groups.items():
+        self._groups: dict[Address, tuple[int, str]] = {}
+        for rank, (name, expressions) in enumerate(groups.items()):
             for address in parse_targets(expressions):
-                self._groups.setdefault(address.host, name)
+                self._groups.setdefault(address, (rank, name))
         for machine in fleet:
             machine.group = self._group(machine.address)
 
@@ -96,13 +96,16 @@ class Inventory:
             )
             return False
         machine = self._fleet[finding.machine_id]
-        changed = (machine.identity, machine.address) != (finding.identity, finding.address)
-        machine.identity, machine.address = finding.identity, finding.address
+        identity = finding.identity.completed_by(machine.identity)
+        changed = (machine.identity, machine.address) != (identity, finding.address)
+        machine.identity, machine.address = identity, finding.address
         machine.group = self._group(finding.address)
         return changed
 
     def _group(self, address: Address) -> str:
-        return self._groups.get(address.host, SITE_GROUP)
+        """The first group with this address, or with its host and no port, which means all ports."""
+        fitting = [self._groups.get(each) for each in (address, Address(host=address.host))]
+        return min((group for group in fitting if group is not None), default=(0, SITE_GROUP))[1]
 
     def _unreadable(self, failure: ScanFailure) -> Event:
         return Event(

@@ -50,10 +50,12 @@ class Poller:
         self._random = random.Random(seed)
         self._round = 0
         self._due: dict[MachineId, int] = {}
+        self._forgotten: set[MachineId] = set()
 
     async def poll(self, fleet: Iterable[tuple[Machine, Driver]]) -> RoundResult:
         """Read every machine that is due, within the round's deadline."""
         self._round += 1
+        self._forgotten.clear()
         began_at, began = self._clock(), monotonic()
         machines = list(fleet)
         due = [(machine, driver) for machine, driver in machines if self._is_due(machine)]
@@ -79,6 +81,12 @@ class Poller:
             backed_off=len(machines) - len(due),
         )
 
+    def forget(self, machine_id: MachineId) -> None:
+        """Read a machine again in the next round however long it was silent: it was found, perhaps elsewhere, and
+        what a round that is under way still hears where it was counts no more."""
+        self._due.pop(machine_id, None)
+        self._forgotten.add(machine_id)
+
     async def _work(
         self, queue: deque[tuple[Machine, Driver]], outcomes: dict[MachineId, Reading | Failure]
     ) -> None:
@@ -101,7 +109,7 @@ class Poller:
 
     def _schedule(self, machine: Machine, outcome: Reading | Failure) -> None:
         """After the n-th failure in a row a machine rests 2^(n-1) - 1 rounds, at most 15."""
-        if isinstance(outcome, Reading):
+        if isinstance(outcome, Reading) or machine.machine_id in self._forgotten:
             self._due.pop(machine.machine_id, None)
             return
         failures = machine.failures_in_row + 1

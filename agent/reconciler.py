@@ -34,7 +34,7 @@ from drivers.driver import (
     Unsupported,
     WrongMachine,
 )
-from drivers.reading import MachineId, Reading
+from drivers.reading import MachineId, Reading, RunState
 
 log = logging.getLogger("hashcost")
 
@@ -258,7 +258,7 @@ class Reconciler:
                 )
             case Step.CONFIRM:
                 await self._confirm(order, verdict)
-            case Step.FAIL if verdict.failure == "no_evidence" and self._may_still_speak(order):
+            case Step.FAIL if self._may_still_speak(order, sighting.reading):
                 pass
             case Step.FAIL:
                 await self._end(order, OrderState.FAILED, failure=verdict.failure, detail=verdict.detail)
@@ -268,9 +268,13 @@ class Reconciler:
                 pass
         return verdict.step is Step.DISPATCH
 
-    def _may_still_speak(self, order: Order) -> bool:
-        """Whether a machine was silent for too short a time to be given up: it may well do what it was told, and is
-        ours to wake only as long as its order is not."""
+    def _may_still_speak(self, order: Order, reading: Reading | None) -> bool:
+        """Whether a machine has not said what it does, for too short a time to be given up: it may well do what it was
+        told, and is ours to wake only as long as its order is not failed."""
+        if order.state is not OrderState.DISPATCHED:
+            return False
+        if reading is not None and reading.run_state is not RunState.UNKNOWN:
+            return False
         since = max(self._began_at, order.dispatched_at or self._began_at)
         return self._clock() - since < self._patience.approval
 

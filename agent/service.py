@@ -144,10 +144,12 @@ class Agent:
         changes = self._inventory.take_in(result)
         for machine_id in (*changes.reconnect, *changes.retired):
             self._drivers.pop(machine_id, None)
+            self._poller.forget(machine_id)
         for event in changes.events:
             log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
-        await self._in_writer(self._store.retire, changes.retired, self._clock.now())
+        # first of all, because a round that is under way may already show the new ones
         await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
+        await self._in_writer(self._store.retire, changes.retired, self._clock.now())
         await self._in_writer(self._store.save_events, changes.events)
         log.info(
             "event=scanned addresses=%d machines=%d failed=%d",
@@ -161,7 +163,8 @@ class Agent:
         result = await self._poller.poll(machines)
         before = {machine.machine_id: machine.failure for machine, _ in machines}
         for machine_id, outcome in result.outcomes.items():
-            self.fleet[machine_id].apply(outcome)
+            if (machine := self.fleet.get(machine_id)) is not None:
+                machine.apply(outcome)
         self._log_transitions(before)
         if any(
             machine.failure is not None and machine.failure.kind == WrongMachine.kind
@@ -242,7 +245,10 @@ class Agent:
     def _log_transitions(self, before: dict[MachineId, Failure | None]) -> None:
         """One line when a machine stops answering and one when it answers again, none in between."""
         for machine_id, old in before.items():
-            new = self.fleet[machine_id].failure
+            machine = self.fleet.get(machine_id)
+            if machine is None:
+                continue
+            new = machine.failure
             if old is None and new is not None:
                 log.warning(
                     "event=read_failed machine=%s kind=%s detail=%r", machine_id, new.kind, new.detail

@@ -1,4 +1,4 @@
-"""`hashcost status`: the stored picture, and how old it is."""
+"""`hashcost status`: the stored picture, how old it is, and what the last scan could not make out."""
 
 import json
 import sys
@@ -7,33 +7,30 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.store import Reader, StoreError
-from agent.summary import as_data, draw
-from agent.view import Picture, by_margin
+from agent.stored import stored_picture
+from agent.summary import as_data, doubt_lines, draw
 
-STALE_AFTER = timedelta(minutes=5)
 PLAIN_WIDTH = 200
 
 
 def print_status(database: Path, *, as_json: bool) -> None:
     """Print the latest picture of the store. Raises `StoreError` if there is none."""
-    with Reader(database) as reader:
-        conditions = reader.conditions()
-        if conditions is None:
-            raise StoreError(f"{database}: no poll round yet; is `hashcost run` running?")
-        market, terms = conditions
-        picture = Picture(market=market, terms=terms, views=by_margin(reader.latest()))
-        polled_at = reader.last_round_at() or market.at
-    age = datetime.now(UTC) - polled_at
+    stored = stored_picture(database, datetime.now(UTC))
     if as_json:
-        data = as_data(picture) | {"polled_at": polled_at.isoformat(), "age_s": age.total_seconds()}
+        doubts = [f"{event.kind}: {event.detail}" for event in stored.doubts]
+        data = as_data(stored.picture, notes=doubts) | {
+            "polled_at": stored.polled_at.isoformat(),
+            "age_s": stored.age.total_seconds(),
+            "stale": stored.is_stale,
+        }
         sys.stdout.write(json.dumps(data) + "\n")
         return
-    notes = [f"last poll {polled_at:%Y-%m-%d %H:%M:%S} UTC, {_in_words(age)} ago"]
-    if age > STALE_AFTER:
+    notes = [*doubt_lines(stored.doubts)]
+    notes.append(f"last poll {stored.polled_at:%Y-%m-%d %H:%M:%S} UTC, {_in_words(stored.age)} ago")
+    if stored.is_stale:
         notes.append("STALE: the agent has not polled since; is it running?")
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    console.print(draw(picture, notes=notes, width=console.width))
+    console.print(draw(stored.picture, notes=notes, width=console.width))
 
 
 def _in_words(age: timedelta) -> str:

@@ -6,15 +6,17 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
     StoreError           the file cannot be used; the message says which and what to do
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from sqlite_utils import Database
 
@@ -54,6 +56,7 @@ from agent.view import MachineView, Picture
 from drivers.reading import MachineId
 
 BUSY_TIMEOUT_S = 5.0
+SCAN_EVENTS_WITHIN_MS = 30_000
 
 
 class StoreError(UsageError):
@@ -71,6 +74,8 @@ class Store:
                 self._db = Database(connection)
                 _refuse_foreign(self._db, path)
                 _refuse_newer(self._db, path)
+                self._lock = _only_writer(path)
+            with _closed_on_failure(connection, self._lock):
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
@@ -89,6 +94,7 @@ class Store:
     def close(self) -> None:
         """Close the file; readers go on."""
         self._db.close()
+        self._lock.close()
 
     def save_machines(self, machines: Iterable[Machine], terms: Terms) -> None:
         """Add machines to the inventory or bring their rows up to date."""
@@ -139,7 +145,8 @@ class Store:
         valid_s: float,
     ) -> None:
         """Write a whole poll round in one transaction: the readings of the machines that were polled, the latest
-        picture and the round itself. A reading may stand for `valid_s` seconds."""
+        picture and the round itself. A reading may stand for `valid_s` seconds. What a scan has taken out of the
+        fleet meanwhile is left out."""
         valid_ms = round(valid_s * 1000)
         views = {view.machine_id: view for view in picture.views}
         with self._db.atomic():
@@ -147,13 +154,18 @@ class Store:
             self._db.conn.executemany(
                 _INSERT_READING,
                 [
-                    reading_row(fleet[machine_id], views[machine_id], quote[0], valid_ms)
+                    reading_row(machine, views[machine_id], quote[0], valid_ms)
                     for machine_id in polled
+                    if (machine := fleet.get(machine_id)) is not None
                 ],
             )
             self._db.conn.executemany(
                 _upsert("latest", LATEST_COLUMNS, "machine_id"),
-                [latest_row(view, fleet[view.machine_id].reading) for view in picture.views],
+                [
+                    latest_row(view, machine.reading)
+                    for view in picture.views
+                    if (machine := fleet.get(view.machine_id)) is not None
+                ],
             )
             self._db.conn.execute(
                 "insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?)", round_values(round_row)
@@ -333,6 +345,21 @@ class Reader:
         rows = self._db.query("select * from events order by event_id desc limit ?", [limit])
         return [event_of(row) for row in rows]
 
+    def last_scan(self) -> list[Event]:
+        """The events of the last scan that had any, oldest first. Only scans write events, and two of them are at
+        least a minute apart."""
+        rows = self._db.query(
+            "select * from events where at_ms > (select max(at_ms) from events) - ? order by event_id",
+            [SCAN_EVENTS_WITHIN_MS],
+        )
+        return [event_of(row) for row in rows]
+
+    def validity(self) -> timedelta | None:
+        """How long the newest reading may stand; None without any."""
+        for row in self._db.query("select valid_ms from readings order by began_ms desc limit 1"):
+            return timedelta(milliseconds=row["valid_ms"])
+        return None
+
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Open without creating anything. A database that was closed cleanly in a directory that we may not write has no
@@ -349,12 +376,32 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+def _closed_on_failure(*resources: sqlite3.Connection | IO[str]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.close()
+        for resource in resources:
+            resource.close()
         raise
+
+
+def _only_writer(path: Path) -> IO[str]:
+    """Hold the lock file beside the database for as long as it is open: one agent, one writer. A lock on the database
+    itself would get into the way of SQLite's own."""
+    lock = path.with_name(f"{path.name}.lock").open("a+", encoding="ascii")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise StoreError(
+            f"{path}: in use by another agent ({holder}); stop that one or name another file"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
 
 
 def _refuse_foreign(db: Database, path: Path) -> None:

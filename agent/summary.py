@@ -1,7 +1,7 @@
 """The plain-terminal picture of a site: a table of all machines and the totals under it, or the same as data."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from agent import economics
 from agent.appraisal import Terms
 from agent.market.quote import Market
 from agent.policy import Action
+from agent.rows import Event
 from agent.view import MachineView, Picture, SiteTotals, totals
 from drivers.reading import PowerSource, RunState
 
@@ -31,6 +32,7 @@ ACTION_STYLE = {
     Action.HOLD: "yellow",
 }
 _UNKNOWN = "-"
+_MOST_DOUBTS = 5
 
 
 def as_data(picture: Picture, *, notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -85,15 +87,36 @@ def draw(
 ) -> RenderableType:
     """The whole picture for a terminal of `width` columns; `rows` limits the table to the worst machines and says how
     many are left."""
+    columns = fitting(picture.views, width)
     shown = picture.views[:rows]
-    hidden = len(picture.views) - len(shown)
     return Group(
         *header_lines(picture.market, picture.terms),
-        fleet_table(shown, width),
-        *([Text(f"... and {hidden} machines with better margins", style="dim")] if hidden else []),
+        _table(shown, columns),
+        *_rest_lines(picture.views[len(shown) :]),
+        *_narrow_lines(columns),
         *total_lines(totals(picture.views)),
         *(Text(note, style="yellow") for note in notes),
     )
+
+
+def _rest_lines(rest: Sequence[MachineView]) -> list[Text]:
+    """How many machines the table leaves out; those without a margin are not among the better ones."""
+    if not rest:
+        return []
+    unknown = sum(view.margin_usd_per_day is None for view in rest)
+    return [
+        Text(
+            f"... and {len(rest)} more" + (f" ({unknown} of them without a margin)" if unknown else ""),
+            style="dim",
+        )
+    ]
+
+
+def doubt_lines(doubts: Sequence[Event], most: int = _MOST_DOUBTS) -> list[str]:
+    """What a scan could not identify, tell apart or read: the first few, and how many more."""
+    lines = [f"scan of {event.at:%H:%M} UTC: {event.kind}: {event.detail}" for event in doubts[:most]]
+    more = len(doubts) - len(lines)
+    return [*lines, f"... and {more} more doubts of that scan"] if more else lines
 
 
 def header_lines(market: Market, terms: Terms) -> list[Text]:
@@ -120,72 +143,108 @@ def header_lines(market: Market, terms: Terms) -> list[Text]:
     ]
 
 
-COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("machine", "left"),
-    ("model", "left"),
-    ("state", "left"),
-    ("TH/s", "right"),
-    ("W", "right"),
-    ("W from", "left"),
-    ("J/TH", "right"),
-    ("revenue", "right"),
-    ("cost", "right"),
-    ("margin", "right"),
-    ("strike", "right"),
-    ("recommendation", "left"),
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the fleet table: its heading, how it is set, and a cell's text and style."""
+
+    heading: str
+    justify: JustifyMethod
+    content: Callable[[MachineView], tuple[str, str]]
+
+    def cell(self, view: MachineView) -> Text:
+        """One machine's cell."""
+        text, style = self.content(view)
+        return Text(text, style, justify=self.justify)
+
+
+def _margin(view: MachineView) -> tuple[str, str]:
+    margin = view.margin_usd_per_day
+    return number(margin, 2, sign=True), "" if margin is None else "red" if margin < 0 else "green"
+
+
+def _source(view: MachineView) -> str:
+    return _UNKNOWN if view.power_source is PowerSource.UNKNOWN else view.power_source.value
+
+
+MACHINE = Column("machine", "left", lambda view: (view.address, ""))
+MODEL = Column("model", "left", lambda view: (view.model, ""))
+STATE = Column("state", "left", lambda view: (view.run_state.value, STATE_STYLE[view.run_state]))
+HASHRATE = Column("TH/s", "right", lambda view: (number(view.hashrate_ths, 1), ""))
+POWER = Column("W", "right", lambda view: (number(view.power_w, 0), ""))
+POWER_SOURCE = Column("W from", "left", lambda view: (_source(view), "dim"))
+EFFICIENCY = Column("J/TH", "right", lambda view: (number(view.efficiency_j_per_th, 1), ""))
+REVENUE = Column("revenue", "right", lambda view: (number(view.revenue_usd_per_day, 2), ""))
+COST = Column("cost", "right", lambda view: (number(view.energy_cost_usd_per_day, 2), ""))
+MARGIN = Column("margin", "right", _margin)
+STRIKE = Column("strike", "right", lambda view: (number(view.strike_price_usd_per_kwh, 4), ""))
+RECOMMENDATION = Column(
+    "recommendation", "left", lambda view: (view.recommendation, ACTION_STYLE[view.action])
 )
-"""Headings of the fleet table and how their cells are set. Money is USD/day, strike USD/kWh."""
-_FIRST_TO_GO = ("W from", "revenue", "cost", "strike", "J/TH", "model", "TH/s", "W")
+COLUMNS = (
+    MACHINE, MODEL, STATE, HASHRATE, POWER, POWER_SOURCE, EFFICIENCY, REVENUE, COST, MARGIN, STRIKE, RECOMMENDATION,
+)  # fmt: skip
+"""The fleet table. Money is USD/day, strike USD/kWh."""
+_POWER_AND_SOURCE = Column("W", "right", lambda view: (f"{number(view.power_w, 0)} {_source(view)[0]}", ""))
+_ACTION = Column("action", "left", lambda view: (view.action.value, ACTION_STYLE[view.action]))
+_NARROWER: tuple[dict[Column, Column | None], ...] = (
+    {POWER_SOURCE: None, POWER: _POWER_AND_SOURCE},
+    {REVENUE: None},
+    {COST: None},
+    {STRIKE: None},
+    {EFFICIENCY: None},
+    {MODEL: None},
+    {HASHRATE: None},
+    {STATE: None},
+    {RECOMMENDATION: _ACTION},
+    {_POWER_AND_SOURCE: None},
+)
+"""What is given up, one after the other, until a table fits."""
 _GAP = 2
 
 
 def fleet_table(views: Sequence[MachineView], width: int | None = None) -> Table:
     """All machines, in the order given; in a narrow terminal whole columns go, the least needed first."""
-    rows = [cells(view) for view in views]
-    shown = _fitting(rows, width)
+    return _table(views, fitting(views, width))
+
+
+def _table(views: Iterable[MachineView], columns: Sequence[Column]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
-    for index in shown:
-        heading, justify = COLUMNS[index]
-        table.add_column(heading, justify=justify, no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[index] for index in shown))
+    for column in columns:
+        table.add_column(column.heading, justify=column.justify, no_wrap=True)
+    for view in views:
+        table.add_row(*(column.cell(view) for column in columns))
     return table
 
 
-def _fitting(rows: Sequence[Sequence[Text]], width: int | None) -> list[int]:
-    """The columns to show, by index."""
-    widths = {
-        heading: _GAP + max(len(heading), *(row[index].cell_len for row in rows), 0)
-        for index, (heading, _) in enumerate(COLUMNS)
-    }
-    for heading in _FIRST_TO_GO:
-        if width is None or sum(widths.values()) <= width + _GAP:
+def fitting(views: Sequence[MachineView], width: int | None) -> list[Column]:
+    """The columns that fit."""
+    shown: list[Column] = list(COLUMNS)
+    if width is None:
+        return shown
+    widths = {column: _width(column, views) for column in (*COLUMNS, _POWER_AND_SOURCE, _ACTION)}
+    for step in _NARROWER:
+        if sum(widths[column] for column in shown) <= width + _GAP:
             break
-        del widths[heading]
-    return [index for index, (heading, _) in enumerate(COLUMNS) if heading in widths]
+        changed = (step.get(column, column) for column in shown)
+        shown = [column for column in changed if column is not None]
+    return shown
 
 
-def cells(view: MachineView) -> list[Text]:
-    """One machine's row of the fleet table."""
-    margin = view.margin_usd_per_day
-    values = (
-        (view.address, ""),
-        (view.model, ""),
-        (view.run_state.value, STATE_STYLE[view.run_state]),
-        (number(view.hashrate_ths, 1), ""),
-        (number(view.power_w, 0), ""),
-        (_UNKNOWN if view.power_source is PowerSource.UNKNOWN else view.power_source.value, "dim"),
-        (number(view.efficiency_j_per_th, 1), ""),
-        (number(view.revenue_usd_per_day, 2), ""),
-        (number(view.energy_cost_usd_per_day, 2), ""),
-        (number(margin, 2, sign=True), "" if margin is None else "red" if margin < 0 else "green"),
-        (number(view.strike_price_usd_per_kwh, 4), ""),
-        (view.recommendation, ACTION_STYLE[view.action]),
-    )
-    return [
-        Text(text, style, justify=justify)
-        for (text, style), (_, justify) in zip(values, COLUMNS, strict=True)
-    ]
+def _width(column: Column, views: Sequence[MachineView]) -> int:
+    return _GAP + max(len(column.heading), *(column.cell(view).cell_len for view in views), 0)
+
+
+def _narrow_lines(columns: Sequence[Column]) -> list[Text]:
+    """What a narrow table abbreviates and what it hides."""
+    lines = []
+    shown = {column.heading for column in columns}
+    if _POWER_AND_SOURCE in columns:
+        shown.add(POWER_SOURCE.heading)
+        lines.append("W: m metered, r reported, c custom, n nameplate")
+    hidden = [column.heading for column in COLUMNS if column.heading not in shown]
+    if hidden:
+        lines.append(f"hidden on this width: {', '.join(hidden)}")
+    return [Text("; ".join(lines), style="dim")] if lines else []
 
 
 def total_lines(site: SiteTotals) -> list[Text]:

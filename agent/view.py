@@ -14,7 +14,8 @@ from drivers.reading import MachineId, PowerMode, PowerSource, RunState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineView:
-    """One line of the fleet table. None is unknown; `at` is when it was last tried, `seen_at` when it last answered.
+    """One line of the fleet table. None is unknown; `at` is the time of the round that it was appraised
+    in, whether that round read it or let it rest; `seen_at` is when it last answered.
 
     `hashrate_ths`, `power_w` and the temperatures are what the machine said; revenue, cost and margins are what it
     is worth while it runs, from the point that `basis` names.

@@ -41,15 +41,31 @@ def parse_targets(expressions: Sequence[str], *, limit: int = MAX_ADDRESSES) -> 
     """Every address that the expressions name, once, in the order they are first named.
 
     Raises `AddressError` for what is no address, for a range backwards, for an unreadable file (naming file
-    and line), and for more than `limit` addresses.
+    and line), and for more than `limit` addresses; one error for all expressions that are wrong.
     """
     found: dict[Address, None] = {}
+    errors: list[AddressError] = []
     for expression in expressions:
-        for address in _expression(expression, limit, depth=0):
-            found[address] = None
-            if len(found) > limit:
-                raise AddressError(expression, f"more than {limit} addresses in all")
+        try:
+            found.update(dict.fromkeys(itertools.islice(_expression(expression, limit, depth=0), limit + 1)))
+        except AddressError as error:
+            errors.append(error)
+        if len(found) > limit:
+            errors.append(AddressError(expression, f"more than {limit} addresses in all"))
+            break
+    if errors:
+        raise errors[0] if len(errors) == 1 else _several(errors)
     return list(found)
+
+
+def _several(errors: list[AddressError]) -> AddressError:
+    """One error that names every expression that is wrong."""
+    first = errors[0]
+    several = AddressError(first.expression, first.reason, where=first.where)
+    several.args = (
+        "; ".join(str(error).removesuffix(f" ({ACCEPTED})") for error in errors) + f" ({ACCEPTED})",
+    )
+    return several
 
 
 def is_ipv4(host: str) -> bool:

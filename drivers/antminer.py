@@ -154,10 +154,13 @@ class Antminer(Commanded):
         return judged(reading, plate)
 
     def _run_state(self, live: answers.Live, plate: Nameplate | None) -> RunState:
+        """By its configuration and its hashrate, which decides where the configuration contradicts itself."""
+        mode = self._slow.mode
+        undecided = mode.contradiction is not None and bool(live.hashrate_ths)
         return run_state(
             hashrate_ths=live.hashrate_ths,
             expected_ths=live.expected_ths or (plate.hashrate_ths if plate else None),
-            told_to_sleep=self._slow.mode.told_to_sleep,
+            told_to_sleep=None if undecided else mode.told_to_sleep,
             uptime_s=live.uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,

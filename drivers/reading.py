@@ -3,7 +3,7 @@
 Everything is frozen. `None` means *nobody measured it*; a zero was measured. Units are in the names.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NewType
@@ -27,7 +27,7 @@ class RunState(StrEnum):
 
     MINING = "mining"
     RAMPING = "ramping"
-    """Boards are powering up or tuning: hashrate and watts are real but say nothing about steady state."""
+    """Boards are powering up, tuning or winding down: hashrate and watts say nothing about steady state."""
     ASLEEP = "asleep"
     """The machine says that it was told to stop (its mode or state says so) and it does not hash."""
     STOPPED = "stopped"
@@ -67,7 +67,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a machine is. `mac` is upper case with colons; `driver_class` names the pyasic class to rebuild."""
+    """Who a machine is. `mac` is upper case with colons; `driver_class` names the pyasic class to rebuild.
+
+    `model` is the bare `make` while the machine does not tell its model, as some do not while they sleep.
+    """
 
     family: Family
     make: str
@@ -83,6 +86,17 @@ class Identity:
         if self.mac:
             return MachineId(self.mac)
         return MachineId(f"sn:{self.serial}") if self.serial else None
+
+    def completed_by(self, known: "Identity") -> "Identity":
+        """This identity, with what the machine does not tell now as it is `known` of the same machine."""
+        told = self.model != self.make
+        return replace(
+            self,
+            model=self.model if told else known.model,
+            driver_class=self.driver_class if told else known.driver_class,
+            firmware=self.firmware or known.firmware,
+            serial=self.serial or known.serial,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,9 +75,10 @@ def run_state(
 ) -> RunState:
     """What a machine does, by evidence.
 
-    Asleep needs both: it says that it was told to, and it does not hash. Hashing outweighs what it says.
-    Ramping is being below 90 % of what its mode lets expect within `ramp_s` of its start, or still climbing,
-    or saying that it tunes. Without an answer about sleep, not hashing is unknown: asleep or broken.
+    Asleep needs both: it says that it was told to, and it does not hash. Told to sleep and hashing it winds
+    down, or its averaged rate does: ramping. So is being below 90 % of what its mode lets expect within
+    `ramp_s` of its start, or still climbing, or saying that it tunes. Without an answer about sleep, not hashing is
+    unknown: asleep or broken.
     """
     if hashrate_ths is None:
         return RunState.UNKNOWN
@@ -87,7 +88,8 @@ def run_state(
     full_share = FULL_SHARE * (REDUCED_SHARE if power_mode in _REDUCED_MODES else 1.0)
     below = expected_ths is not None and hashrate_ths < full_share * expected_ths
     rising = previous_ths is not None and 0 <= previous_ths < RISING_SHARE * hashrate_ths
-    return RunState.RAMPING if tuning or (below and (young or rising)) else RunState.MINING
+    changing = told_to_sleep or tuning or (below and (young or rising))
+    return RunState.RAMPING if changing else RunState.MINING
 
 
 def _idle_state(told_to_sleep: bool | None, young: bool) -> RunState:

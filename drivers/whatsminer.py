@@ -29,6 +29,7 @@ from drivers.whatsminer_control import WhatsminerV2Control, WhatsminerV3Control,
 
 RAMP_S = 720.0
 """A Whatsminer hashes in full within 12 minutes of its start."""
+_MAKE = "Whatsminer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,7 @@ async def _optional(asked: Awaitable[Answer], notes: list[str], what: str) -> An
 async def identify_v2(address: Address, options: ReadOptions) -> Identity:
     """Who answers at an address as a Whatsminer with API V2. Raises `DriverError`.
 
-    Some firmware does not say its model while it sleeps; the model is then "Whatsminer".
+    Some firmware does not say its model while it sleeps; the model is then the bare make.
     """
     rpc = WhatsminerV2Rpc(endpoint(address, address.port or CGMINER_PORT, options))
     async with deadline(address, options.deadline_s):
@@ -254,10 +255,10 @@ async def identify_v3(address: Address, options: ReadOptions) -> Identity:
 def _identity(address: Address, family: Family, who: answers.Who) -> Identity:
     if who.mac is None and who.serial is None and who.model is None:
         raise Incomplete(address, "no model, MAC or serial in its answers")
-    model = who.model or "Whatsminer"
+    model = who.model or _MAKE
     return Identity(
         family=family,
-        make="Whatsminer",
+        make=_MAKE,
         model=model,
         firmware=who.firmware,
         mac=who.mac,

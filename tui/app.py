@@ -11,11 +11,32 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from agent.store import StoreError
-from agent.summary import COLUMNS, cells, header_lines, total_lines
+from agent.stored import StoredPicture
+from agent.summary import (
+    COST,
+    EFFICIENCY,
+    HASHRATE,
+    MACHINE,
+    MARGIN,
+    MODEL,
+    POWER,
+    POWER_SOURCE,
+    RECOMMENDATION,
+    REVENUE,
+    STATE,
+    STRIKE,
+    doubt_lines,
+    header_lines,
+    total_lines,
+)
 from agent.view import totals
-from tui.source import Snapshot, Source
+from tui.source import Source
 
 REFRESH_S = 2.0
+COLUMNS = (
+    MACHINE, MARGIN, RECOMMENDATION, STATE, POWER, POWER_SOURCE, HASHRATE, EFFICIENCY, MODEL, REVENUE, COST, STRIKE,
+)  # fmt: skip
+"""What decides comes first: a narrow terminal shows it without scrolling."""
 
 
 class FleetApp(App[None]):
@@ -39,7 +60,9 @@ class FleetApp(App[None]):
         super().__init__()
         self._source = source
         self._prices = Static(id="prices")
-        self._fleet: DataTable[Text] = DataTable(id="fleet", cursor_type="row", zebra_stripes=True)
+        self._fleet: DataTable[Text] = DataTable(
+            id="fleet", cursor_type="row", fixed_columns=1, zebra_stripes=True
+        )
         self._totals = Static(id="totals")
 
     def compose(self) -> ComposeResult:
@@ -51,7 +74,7 @@ class FleetApp(App[None]):
 
     def on_mount(self) -> None:
         """Lay the table out and begin to refresh."""
-        self._fleet.add_columns(*(heading for heading, _ in COLUMNS))
+        self._fleet.add_columns(*(Text(column.heading, justify=column.justify) for column in COLUMNS))
         self.run_worker(self._refresh_forever(), exclusive=True)
 
     def action_worst(self) -> None:
@@ -72,14 +95,15 @@ class FleetApp(App[None]):
                 self._show(snapshot)
             await asyncio.sleep(REFRESH_S)
 
-    def _show(self, snapshot: Snapshot) -> None:
+    def _show(self, snapshot: StoredPicture) -> None:
         picture = snapshot.picture
         self._prices.update(Group(*header_lines(picture.market, picture.terms)))
         self._show_fleet(snapshot)
-        lines = [*total_lines(totals(picture.views)), _age_line(snapshot)]
+        doubts = [Text(line, "yellow") for line in _doubts_in_a_line(snapshot)]
+        lines = [*total_lines(totals(picture.views)), *doubts, _age_line(snapshot)]
         self._totals.update(Group(*lines))
 
-    def _show_fleet(self, snapshot: Snapshot) -> None:
+    def _show_fleet(self, snapshot: StoredPicture) -> None:
         """Fill the table anew, with the cursor on the machine that it was on. The view follows the cursor if it was
         in sight, and stays where somebody scrolled to if it was not."""
         table = self._fleet
@@ -90,7 +114,7 @@ class FleetApp(App[None]):
         table.clear()
         row = 0
         for index, view in enumerate(snapshot.picture.views):
-            table.add_row(*cells(view), key=view.machine_id)
+            table.add_row(*(column.cell(view) for column in COLUMNS), key=view.machine_id)
             if view.machine_id == chosen:
                 row = index
         table.scroll_to(offset.x, offset.y, animate=False, force=True, immediate=True)
@@ -101,9 +125,15 @@ class FleetApp(App[None]):
         return range(first, first + max(1, self._fleet.size.height - self._fleet.header_height))
 
 
-def _age_line(snapshot: Snapshot) -> Text:
-    seconds = int(snapshot.age().total_seconds())
-    if snapshot.is_stale():
+def _doubts_in_a_line(snapshot: StoredPicture) -> list[str]:
+    """The first doubt of the last scan, and how many there are besides."""
+    first, others = doubt_lines(snapshot.doubts[:1]), len(snapshot.doubts) - 1
+    return [f"({others} more in `hashcost status`) {line}" if others else line for line in first]
+
+
+def _age_line(snapshot: StoredPicture) -> Text:
+    seconds = int(snapshot.age.total_seconds())
+    if snapshot.is_stale:
         return Text(f"STALE: last poll {seconds} s ago; is the agent running?", "bold red")
     return Text(f"last poll {seconds} s ago", "dim")
 

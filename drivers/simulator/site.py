@@ -14,7 +14,7 @@ from typing import Self
 from drivers.reading import Family, PowerMode
 from drivers.simulator import antminer, antminer_web, whatsminer_v2, whatsminer_v3
 from drivers.simulator.clock import SimClock
-from drivers.simulator.faults import FACTS, Fault, FaultParameter
+from drivers.simulator.faults import FACTS, Concern, Fault, FaultParameter
 from drivers.simulator.http import HttpConversation
 from drivers.simulator.link import Conversation, Link
 from drivers.simulator.listeners import Listeners
@@ -297,9 +297,12 @@ def _serial(model: Model, seed: int, index: int) -> str:
 
 
 def _break_some(machines: Sequence[SimulatedMachine], share: float, rng: random.Random) -> None:
+    """Give a share of the machines a fault each that shows when they are read; no reader meets those of writing."""
+    shown = {fault: facts for fault, facts in FACTS.items() if facts.concern is not Concern.WRITING}
     for machine in rng.sample(machines, round(share * len(machines))):
-        possible = sorted(fault for fault, facts in FACTS.items() if machine.family in facts.families)
-        fault = rng.choice(possible)
+        fault = rng.choice(
+            sorted(fault for fault, facts in shown.items() if machine.family in facts.families)
+        )
         twin = rng.choice(machines).mac
         machine.set_fault(fault, {"mac": twin} if fault is Fault.DUPLICATE_MAC else {})
 

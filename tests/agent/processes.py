@@ -13,7 +13,7 @@ NOBODY = 65534
 CLI = "from agent.cli import main; main()"
 AS_NOBODY = f"""
 import encodings.idna, locale, os, sqlite3, tempfile
-import agent.check, agent.cli, agent.export, agent.service, agent.status, tui.app
+import agent.check, agent.cli, agent.demo, agent.export, agent.service, agent.status, tui.app
 from agent.store import Reader, Store
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})

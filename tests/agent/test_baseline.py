@@ -74,9 +74,11 @@ def test_a_mode_without_samples_enough_does_not_borrow_the_other_modes_baseline(
     [
         {"firmware": "2025.7"},
         {"boards": boards(2)},
+        {"boards": boards(3, dead=1)},
+        {"boards": boards(3, dead=1), "power_w": None, "power_source": PowerSource.UNKNOWN},
         {"power_source": PowerSource.NAMEPLATE},
     ],
-    ids=["firmware", "boards", "power source"],
+    ids=["firmware", "board gone", "board dead", "board dead, watts unknown", "power source"],
 )
 def test_a_change_of_conditions_throws_the_baseline_away(change):
     baselines = settled(reading(**change))
@@ -92,6 +94,45 @@ def test_after_a_change_the_old_samples_do_not_count():
     assert baselines.latest.hashrate_ths == 180.0
 
 
+def test_a_machine_with_a_dead_board_has_no_baseline():
+    assert settled(boards=boards(3, dead=1)).latest is None
+
+
+def test_after_a_dead_board_is_back_the_samples_before_do_not_count():
+    baselines = settled(reading(boards=boards(3, dead=1)), *[reading()] * (SAMPLES_NEEDED - 1))
+    assert baselines.latest is None
+    baselines.observe(reading())
+    assert baselines.latest is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"boards": ()},
+        {"power_w": None, "power_source": PowerSource.UNKNOWN},
+        {"implausible": "a unit bug", "boards": boards(2)},
+        {"run_state": RunState.RAMPING, "boards": ()},
+        {"run_state": RunState.STOPPED, "boards": boards(3, dead=3)},
+    ],
+    ids=str,
+)
+def test_what_a_reading_does_not_tell_throws_no_baseline_away(change):
+    before = settled().latest
+    assert settled(*[reading(**change)] * 100).latest == before
+
+
+def test_a_machine_that_never_tells_its_boards_has_a_baseline_all_the_same():
+    assert settled(boards=()).latest.conditions.boards_alive == 0
+
+
+def test_once_boards_were_told_readings_without_them_feed_no_baseline():
+    unknown = [reading(boards=())] * SAMPLES_NEEDED
+    baselines = Baselines()
+    for each in [reading(), *unknown]:
+        baselines.observe(each)
+    assert baselines.latest is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -100,7 +141,6 @@ def test_after_a_change_the_old_samples_do_not_count():
         {"run_state": RunState.STOPPED},
         {"run_state": RunState.UNKNOWN},
         {"implausible": "power 9000 W"},
-        {"boards": boards(3, dead=1)},
         {"hashrate_ths": None},
         {"power_w": None},
     ],

@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import pytest
 
 from agent.cli import cli
+from agent.rows import Event
 from agent.scanning import _print, as_data
 from agent.store import Store
 from drivers.discovery import ScanFailure, ScanResult
 from drivers.reading import Address
-from tests.agent.builders import asleep, failure, identity, machine, reading, stored_site
+from tests.agent.builders import asleep, at, failure, identity, machine, market, reading, stored_site
 from tests.agent.processes import CLI, child_environment, hashcost, open_directory, python
 
 
@@ -34,6 +36,17 @@ def site(tmp_path_factory) -> Path:
     outcomes = (reading(), reading(power_w=9000.0), failure(), asleep())
     stored_site(path, *[machine(number, outcome) for number, outcome in enumerate(outcomes, start=1)])
     return path
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    """A site that was polled just now."""
+    now = datetime.now(UTC)
+    machines = at(now, [machine(1, reading()), machine(2, reading(power_w=9000.0)), machine(4, asleep())])
+    stored_site(
+        tmp_path / "fresh.db", *machines, machine(3, failure(at=now)), market=market(at=now), valid_s=600
+    )
+    return tmp_path / "fresh.db"
 
 
 @pytest.fixture
@@ -96,8 +109,12 @@ def test_help_imports_no_screen_and_no_database():
         ("demo", "--machines", "0"),
         ("demo", "--machines", "many"),
         ("demo", "--csv", "/nonexistent/out.csv"),
+        ("demo", "--csv", "/dev"),
+        ("demo", "--speed", "nan"),
+        ("demo", "--speed", "inf"),
         ("status", "--database", "/nonexistent.db"),
         ("status", "--database", "/"),
+        ("tui",),
         ("tui", "--database", "/nonexistent.db"),
         ("export", "profitability", "--database", "/nonexistent.db"),
     ],
@@ -133,24 +150,45 @@ def test_the_status_of_a_database_without_a_round_says_that_there_is_none(empty)
     assert "no poll round yet" in ran.stderr
 
 
-def test_the_status_shows_machines_worst_first_and_that_the_picture_is_old(site):
-    ran = hashcost("status", "--database", site)
+def test_the_status_shows_machines_worst_first(fresh):
+    ran = hashcost("status", "--database", fresh)
     assert (ran.returncode, ran.stderr) == (0, "")
     shown = [line.split()[0] for line in ran.stdout.splitlines() if line.startswith("10.0.0.")]
     assert shown[0] == "10.0.0.2"
     assert shown[-1] == "10.0.0.3"
     assert "39.44 USD/PH/day" in ran.stdout
-    assert "STALE" in ran.stdout
+    assert "STALE" not in ran.stdout
     assert "below_breakeven" in ran.stdout
 
 
-def test_the_status_is_json_if_asked(site):
-    data = json.loads(hashcost("status", "--json", "--database", site).stdout)
+def test_the_status_of_an_old_picture_recommends_nothing(site):
+    ran = hashcost("status", "--database", site)
+    assert ran.returncode == 0
+    assert "STALE: the agent has not polled since" in ran.stdout
+    assert ran.stdout.count("hold stale_reading") == 4
+    assert "below_breakeven" not in ran.stdout
+
+
+def test_the_status_tells_the_doubts_of_the_last_scan(fresh):
+    doubt = Event(at=datetime.now(UTC), kind="machine_stranger", detail="S21 at 10.0.0.9 [red]answers")
+    with Store(fresh) as store:
+        store.save_events([doubt])
+    assert "machine_stranger: S21 at 10.0.0.9 [red]answers" in hashcost("status", "--database", fresh).stdout
+    data = json.loads(hashcost("status", "--json", "--database", fresh).stdout)
+    assert data["notes"] == ["machine_stranger: S21 at 10.0.0.9 [red]answers"]
+
+
+def test_the_status_is_json_if_asked(fresh, site):
+    data = json.loads(hashcost("status", "--json", "--database", fresh).stdout)
     assert data["machines"][0]["address"] == "10.0.0.2"
     assert data["totals"]["machines"] == 4
     assert data["totals"]["to_curtail"] == 1
+    assert not data["stale"]
+    data = json.loads(hashcost("status", "--json", "--database", site).stdout)
     assert data["polled_at"] == "2026-02-01T12:00:00+00:00"
     assert data["age_s"] > 0
+    assert data["stale"]
+    assert data["totals"]["to_curtail"] == 0
 
 
 def test_the_status_of_a_damaged_database_is_an_error_and_no_traceback(tmp_path):
@@ -178,6 +216,62 @@ def test_a_reader_of_the_output_that_leaves_early_is_no_error(tmp_path, argument
     )
     assert len(ran.stdout) == 10
     assert ran.stderr == ""
+
+
+def shell(command, database):
+    """Run `hashcost COMMAND` in a shell, with what the shell does to its streams."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -c '{CLI}' {command}"],
+        env=child_environment() | {"HASHCOST_DATABASE": str(database)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "status --json", "export profitability", "--help"])
+@pytest.mark.parametrize(
+    ("streams", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_an_output_that_cannot_be_written_is_one_line_and_exit_1(site, command, streams, why):
+    ran = shell(f"{command} {streams}", site)
+    assert ran.returncode == 1
+    assert ran.stderr == f"hashcost: standard output: cannot be written ({why})\n"
+
+
+@pytest.mark.parametrize("command", ["status", "export profitability -o /dev/stdout", "--help"])
+def test_a_command_whose_reader_leaves_ends_with_0(tmp_path, command):
+    stored_site(tmp_path / "db", *[machine(number, reading()) for number in range(1, 251)])
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command.split()
+    left = subprocess.run(
+        [sys.executable, "-c", CLI, *arguments],
+        env=child_environment() | {"HASHCOST_DATABASE": str(tmp_path / "db")},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (left.returncode, left.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "<&-", "<&- 2>&-"])
+def test_other_streams_that_are_closed_do_no_harm(site, streams):
+    ran = shell(f"status --json {streams}", site)
+    assert ran.returncode == 0
+    assert json.loads(ran.stdout)["machines"]
+
+
+def test_the_terminal_without_a_terminal_is_refused_in_a_line(site):
+    ran = hashcost("tui", "--database", site)
+    assert ran.returncode == 2
+    assert (
+        ran.stderr == "hashcost: tui: needs a terminal; `hashcost status` prints the same picture anywhere\n"
+    )
 
 
 def test_a_scan_that_finds_nothing_is_a_failure_and_still_json():

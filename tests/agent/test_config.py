@@ -28,9 +28,9 @@ def login(reference):
     return parse(f'[credentials.antminer]\nusername = "root"\n{reference}\n', source="site.toml")
 
 
-def missing(config):
+def missing(reference):
     with pytest.raises(ConfigError) as caught:
-        config.logins()
+        login(reference)
     return str(caught.value)
 
 
@@ -38,7 +38,8 @@ def test_an_empty_file_is_the_default_configuration():
     assert parse("", source="site.toml") == Config()
 
 
-def test_every_section_is_read():
+def test_every_section_is_read(monkeypatch):
+    monkeypatch.setenv("SECRET", "secret")
     config = parse(
         """
         [scan]
@@ -163,7 +164,8 @@ def test_an_implausible_difficulty_is_refused(difficulty):
         "[credentials.bitmain]\nusername = 'root'\npassword_env = 'X'",
     ],
 )
-def test_values_of_the_wrong_kind_are_refused(text):
+def test_values_of_the_wrong_kind_are_refused(text, monkeypatch):
+    monkeypatch.setenv("X", "secret")
     assert problem(text)
 
 
@@ -210,19 +212,19 @@ def test_a_secret_comes_from_a_file_without_its_line_ending(tmp_path, ending):
 
 def test_a_secret_that_is_not_in_the_environment_is_told_by_its_variable(monkeypatch):
     monkeypatch.delenv("MINER_PASSWORD", raising=False)
-    said = missing(login('password_env = "MINER_PASSWORD"'))
+    said = missing('password_env = "MINER_PASSWORD"')
     assert "credentials.antminer: environment variable MINER_PASSWORD is not set" in said
 
 
 def test_an_empty_secret_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("MINER_PASSWORD", "")
-    assert "MINER_PASSWORD" in missing(login('password_env = "MINER_PASSWORD"'))
+    assert "MINER_PASSWORD" in missing('password_env = "MINER_PASSWORD"')
     (tmp_path / "secret").write_text("\n")
-    assert "is empty" in missing(login(f'password_file = "{tmp_path}/secret"'))
+    assert "is empty" in missing(f'password_file = "{tmp_path}/secret"')
 
 
 def test_a_missing_secret_file_is_named(tmp_path):
-    assert f"{tmp_path}/secret cannot be read" in missing(login(f'password_file = "{tmp_path}/secret"'))
+    assert f"{tmp_path}/secret cannot be read" in missing(f'password_file = "{tmp_path}/secret"')
 
 
 @pytest.mark.parametrize("reference", ["", 'password_env = "A"\npassword_file = "b"'], ids=["none", "both"])
@@ -231,15 +233,22 @@ def test_exactly_one_reference_to_a_secret_is_needed(reference):
         login(reference)
 
 
-def test_all_missing_secrets_are_told_at_once(monkeypatch):
+def test_all_missing_secrets_are_told_at_once_and_with_every_other_mistake(monkeypatch):
     for name in ("A", "B"):
         monkeypatch.delenv(name, raising=False)
-    config = parse(
+    told = problems(
         '[credentials.antminer]\nusername="r"\npassword_env="A"\n'
-        '[credentials.whatsminer_v2]\nusername="a"\npassword_env="B"\n',
-        source="site.toml",
+        '[credentials.whatsminer_v2]\nusername="a"\npassword_env="B"\n'
+        '[power]\nprice_usd_per_kwh = 6\n[scan]\naddresses = ["10.0.0.999", "x!!"]\n'
     )
-    assert len(missing(config).splitlines()) == 2
+    assert len(told) == 4
+    (addresses,) = [line for line in told if "scan.addresses" in line]
+    assert "10.0.0.999" in addresses
+    assert "x!!" in addresses
+
+
+def test_a_name_in_a_group_is_refused():
+    assert "miner7.site.lan" in problem('[groups]\nhydro = ["10.0.0.1", "miner7.site.lan"]')
 
 
 def test_a_password_in_the_file_itself_is_refused_and_not_repeated():

@@ -5,6 +5,8 @@ import io
 import os
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -31,7 +33,7 @@ from agent.rows import MachineRow, ReadingRow
 from agent.store import Reader, Store, StoreError
 from drivers.reading import MachineId, RunState
 from tests.agent.builders import NOW, asleep, identity, mac, machine, market, reading, row, save, stored_site
-from tests.agent.processes import hashcost, open_directory, python
+from tests.agent.processes import child_environment, hashcost, open_directory, python
 
 HOUR_MS = 3_600_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -340,7 +342,68 @@ def test_a_file_is_written_whole(tmp_path):
     write_atomically(path, "new\n")
     assert path.read_text() == "new\n"
     assert [each.name for each in tmp_path.iterdir()] == ["out.csv"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_a_new_file_follows_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "out.csv", "new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.csv").stat().st_mode) == mode
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path):
+    path = tmp_path / "out.csv"
+    path.touch()
+    path.chmod(0o640)
+    write_atomically(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_our_own_streams_are_written_to(site, tmp_path, name):
+    ran = hashcost("export", "profitability", "-o", name, *RANGE, "--database", site)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(parsed(ran.stdout)) == 2
+
+
+def test_a_file_that_standard_output_goes_to_is_added_to_and_not_replaced(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    code = "from pathlib import Path; from agent.export import write_atomically;"
+    with path.open("a") as file:
+        subprocess.run(
+            [sys.executable, "-c", f"{code} write_atomically(Path('/dev/stdout'), 'new')"],
+            env=child_environment(),
+            stdout=file,
+            check=True,
+        )
+    assert path.read_text() == "before\nnew"
+
+
+@pytest.mark.parametrize("command", [("export", "profitability", "-o"), ("demo", "--once", "--csv")])
+def test_a_file_in_a_directory_that_may_not_be_entered_is_refused_before_anything_runs(site, command):
+    with open_directory() as directory:
+        stored_site(directory / "db", machine(1, reading()))
+        (directory / "secret").mkdir()
+        (directory / "secret").chmod(0o700 if os.geteuid() == 0 else 0o000)
+        arguments = ["hashcost", *command, str(directory / "secret" / "x.csv")]
+        code = f"import sys; sys.argv = {arguments!r}; agent.cli.main()"
+        ran = python(code, nobody=True, HASHCOST_DATABASE=str(directory / "db"))
+    assert ran.returncode == 2
+    assert (ran.stdout, len(ran.stderr.splitlines())) == ("", 1)
+    assert f"{directory}/secret/x.csv: cannot be written" in ran.stderr
+
+
+def test_a_range_that_nobody_can_have_meant_is_refused_at_once(site):
+    ran = hashcost(
+        "export", "profitability", "--from", "2009-01-01", "--to", "2140-01-01", "--by", "hour",
+        "--database", site,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "more than 2,000,000: set --from and --to closer together" in ran.stderr
 
 
 def test_a_missing_directory_is_an_error_that_names_the_file(tmp_path):

@@ -1,5 +1,7 @@
 """What scans do to the fleet: machines join, move and are doubted, and none is ever removed."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,28 @@ def test_new_firmware_is_taken_over_with_a_new_driver():
     assert list(changes.reconnect) == [mac(1)]
 
 
+@pytest.mark.parametrize(
+    "untold",
+    [{"make": "Whatsminer", "model": "Whatsminer", "driver_class": "WhatsminerUnknown"}, {"firmware": None}],
+    ids=["model", "firmware"],
+)
+def test_what_a_machine_does_not_tell_while_it_sleeps_stays_known(untold):
+    who = identity(1, make="Whatsminer", model="M30S+_VE40", driver_class="BTMinerM30SPlusVE40", serial="X7")
+    fleet, known = inventory(machine(1, reading(), identity=who))
+    changes = known.take_in(scanned((1, replace(who, **untold))))
+    assert fleet[mac(1)].identity == who
+    assert list(changes.reconnect) == []
+
+
+def test_a_model_that_was_not_told_is_taken_over_once_it_is():
+    asleep = identity(1, make="Whatsminer", model="Whatsminer", driver_class="WhatsminerUnknown")
+    awake = replace(asleep, model="M30S+_VE40", driver_class="BTMinerM30SPlusVE40")
+    fleet, known = inventory(machine(1, identity=asleep))
+    changes = known.take_in(scanned((1, awake)))
+    assert fleet[mac(1)].identity == awake
+    assert list(changes.reconnect) == [mac(1)]
+
+
 def test_one_identity_at_two_addresses_is_only_reported():
     fleet, known = inventory(machine(1))
     changes = known.take_in(scanned((1, 1), (7, 1)))
@@ -130,6 +154,21 @@ def test_a_machine_in_no_group_is_in_that_of_the_site():
     fleet, known = inventory(groups={"hall": ["10.9.0.0/24"]})
     known.take_in(scanned((1, 1)))
     assert fleet[mac(1)].group == SITE_GROUP == "site"
+
+
+@pytest.mark.parametrize(
+    ("port", "group"), [(14028, "hall 1"), (14029, "hall 2"), (14030, "whole host"), (None, "whole host")]
+)
+def test_machines_behind_one_forwarded_host_have_groups_of_their_own(port, group):
+    groups = {"hall 1": ["10.0.0.1:14028"], "hall 2": ["10.0.0.1:14029"], "whole host": ["10.0.0.1"]}
+    fleet, _ = inventory(machine(1, address=Address(host="10.0.0.1", port=port)), groups=groups)
+    assert fleet[mac(1)].group == group
+
+
+def test_of_a_host_and_one_of_its_ports_the_first_group_counts():
+    groups = {"whole host": ["10.0.0.1"], "hall 1": ["10.0.0.1:14028"]}
+    fleet, _ = inventory(machine(1, address=Address(host="10.0.0.1", port=14028)), groups=groups)
+    assert fleet[mac(1)].group == "whole host"
 
 
 def test_a_machine_that_moves_changes_its_group():

@@ -645,10 +645,10 @@ def _whole_ms(order):
     return replace(order, snapshot={}, **{name: whole(getattr(order, name)) for name in times})
 
 
-TestOrders = Orders.TestCase
+TestOrders = pytest.mark.timeout(600)(Orders.TestCase)  # a failure is made small first
 TestOrders.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     database=None,

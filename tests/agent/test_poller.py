@@ -126,6 +126,27 @@ async def test_after_an_answer_the_rests_begin_short_again():
     assert await rounds(poller(), fleet(driver), 17) == [1, 2, 4, 8, 9, 10, 12, 16]
 
 
+async def test_a_machine_whose_silence_is_forgotten_is_read_in_the_next_round():
+    driver, asked = FakeDriver(DOWN), poller()
+    machines = fleet(driver)
+    assert await rounds(asked, machines, 5) == [1, 2, 4]
+    asked.forget(machines[0][0].machine_id)
+    await asked.poll(machines)
+    assert driver.reads == 4
+
+
+async def test_what_is_heard_of_a_machine_that_was_forgotten_meanwhile_makes_it_rest_no_longer():
+    asked = poller()
+
+    async def forgotten():
+        asked.forget(machines[0][0].machine_id)
+        raise DOWN
+
+    driver = FakeDriver(forgotten)
+    machines = fleet(driver)
+    assert await rounds(asked, machines, 5) == [1, 2, 3, 4, 5]
+
+
 async def test_resting_machines_are_counted_and_have_no_outcome():
     machines = fleet(FakeDriver(DOWN), FakeDriver())
     asked = poller()

@@ -22,6 +22,7 @@ from agent.policy import Action, Reason
 from agent.rows import to_ms
 from agent.service import Agent, supervise
 from agent.store import Reader, Store
+from drivers.discovery import ScanResult
 from drivers.driver import NoAnswer, WrongMachine
 from drivers.reading import Address, Family, RunState
 from tests.agent.builders import (
@@ -68,9 +69,9 @@ class SiteOfFakes(Agent):
         return self.fakes[machine_id]
 
 
-def site(database, *drivers, clock=None):
+def site(database, *drivers, clock=None, kind=SiteOfFakes):
     known(database, *[machine(number) for number in range(1, len(drivers) + 1)])
-    agent = SiteOfFakes(CONFIG, database, clock=Clock(now=clock or HandClock()))
+    agent = kind(CONFIG, database, clock=Clock(now=clock or HandClock()))
     agent.fakes = {mac(number): driver for number, driver in enumerate(drivers, start=1)}
     return agent
 
@@ -153,6 +154,92 @@ async def test_another_machine_at_an_address_is_held_as_unreachable(database):
     async with site(database, FakeDriver(WrongMachine("10.0.0.1", "is another"))) as agent:
         shown = await agent.poll_once()
     assert (shown.views[0].run_state, shown.views[0].failure) == (RunState.UNKNOWN, "wrong_machine")
+
+
+async def test_another_machine_at_an_address_makes_the_agent_scan_again(database, monkeypatch):
+    monkeypatch.setattr("agent.service.SCAN_PAUSE_S", 0.01)
+    scans = []
+
+    class Scanning(SiteOfFakes):
+        async def scan(self, progress=None):
+            scans.append(progress)
+
+    drivers = [FakeDriver(reading(), WrongMachine("10.0.0.1", "is another"))]
+    async with site(database, *drivers, kind=Scanning) as agent, asyncio.TaskGroup() as group:
+        scanning = group.create_task(agent._scan_loop())
+        await agent.poll_once()
+        await asyncio.sleep(0.1)
+        assert len(scans) == 1
+        await agent.poll_once()
+        await eventually(lambda: len(scans) == 2)
+        scanning.cancel()
+
+
+def found_during_a_read(agent, found):
+    """A machine whose read lets a scan take its turn that found these."""
+
+    async def scanned():
+        result = ScanResult(found=found, failures=(), silent=0)
+        changes = agent._inventory.take_in(result)
+        await agent._in_writer(agent._store.retire, changes.retired, NOW)
+        return reading()
+
+    return scanned
+
+
+@pytest.mark.parametrize("outcome", [reading(), NoAnswer("10.0.0.2", "nobody there")], ids=["read", "silent"])
+async def test_a_scan_that_retires_a_machine_during_a_round_does_not_stop_it(database, outcome):
+    denied = identity(2, mac=None, serial="X7")
+    known(database, machine(1), machine(2, identity=denied))
+    agent = SiteOfFakes(CONFIG, database, clock=Clock(now=HandClock()))
+    told = [(Address(host="10.0.0.2"), identity(2))]
+    agent.fakes = {
+        mac(1): FakeDriver(found_during_a_read(agent, told), number=1),
+        "sn:X7": FakeDriver(outcome, number=2),
+    }
+    async with agent:
+        await agent._in_writer(agent._store.save_machines, [machine(2)], Terms())
+        shown = await agent.poll_once()
+        assert "sn:X7" not in agent.fleet
+        assert {view.machine_id for view in shown.views} == {mac(1), mac(2)}
+    with Reader(database) as reader:
+        assert {view.machine_id for view in reader.latest()} == {mac(1), mac(2)}
+        assert reader.last_round_at() is not None
+
+
+async def test_a_machine_that_joins_during_a_round_is_stored_before_the_round_is(database, monkeypatch):
+    async def one_more(*_, **__):
+        found = [(Address(host=f"10.0.0.{number}"), identity(number)) for number in (1, 2)]
+        return ScanResult(found=found, failures=(), silent=0)
+
+    async def once_it_joined():
+        await eventually(lambda: mac(2) in agent.fleet)
+        return reading()
+
+    monkeypatch.setattr("agent.service.scan", one_more)
+    async with site(database, FakeDriver(once_it_joined)) as agent, asyncio.TaskGroup() as group:
+        agent._writer.submit(time.sleep, 0.2)
+        polling = group.create_task(agent.poll_once())
+        group.create_task(agent.scan())
+    assert len(polling.result().views) == 2
+    with Reader(database) as reader:
+        assert {view.machine_id for view in reader.latest()} == {mac(1), mac(2)}
+
+
+async def test_a_machine_that_a_scan_found_elsewhere_is_read_at_once(database, monkeypatch):
+    driver = FakeDriver(NoAnswer("10.0.0.1", "nobody there"))
+
+    async def found_elsewhere(*_, **__):
+        return ScanResult(found=[(Address(host="10.0.0.9"), identity(1))], failures=(), silent=0)
+
+    monkeypatch.setattr("agent.service.scan", found_elsewhere)
+    async with site(database, driver) as agent:
+        for _ in range(4):
+            await agent.poll_once()
+        before = driver.reads
+        await agent.scan()
+        await agent.poll_once()
+    assert (before, driver.reads) == (3, 4)
 
 
 async def test_polling_shows_every_picture_and_counts_the_rounds_it_was_late_for(database, lines):

@@ -429,7 +429,13 @@ def test_a_reader_without_rights_works_in_a_directory_that_it_may_not_write():
         directory.chmod(0o555)
         ran = python(f"print(len(Reader(agent.export.Path({str(path)!r})).latest()))", nobody=True)
         assert (ran.stdout, ran.stderr) == ("1\n", "")
-        assert sorted(each.name for each in directory.iterdir()) == ["hashcost.db"]
+        assert sorted(each.name for each in directory.iterdir()) == ["hashcost.db", "hashcost.db.lock"]
+
+
+def test_a_second_agent_on_one_database_is_refused_and_told_who_has_it(path):
+    with Store(path), pytest.raises(StoreError, match=rf"in use by another agent \(process {os.getpid()}\)"):
+        Store(path)
+    Store(path).close()
 
 
 def test_a_reader_without_rights_works_beside_the_agent():
@@ -465,6 +471,18 @@ def test_names_of_files_may_contain_what_uris_reserve(tmp_path):
     path = tmp_path / "a ?b#c%20d" / "hash cost?.db"
     stored_site(path, machine(1, reading()))
     assert len(latest(path)) == 1
+
+
+def test_a_round_leaves_out_what_a_scan_has_taken_out_of_the_fleet_meanwhile(tmp_path):
+    stays, goes = machine(1, reading()), machine(2, reading())
+    fleet = Fleet([stays, goes])
+    shown = picture(fleet)
+    with Store(tmp_path / "db") as store:
+        store.save_machines([stays, goes], Terms())
+        fleet.remove(goes.machine_id)
+        store.save_round(shown, round_row(), fleet, [stays.machine_id, goes.machine_id], valid_s=75.0)
+    with Reader(tmp_path / "db") as reader:
+        assert [view.machine_id for view in reader.latest()] == [stays.machine_id]
 
 
 # -- orders ---------------------------------------------------------------------------------------------

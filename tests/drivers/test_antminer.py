@@ -74,9 +74,15 @@ async def test_asleep_needs_mode_and_silence(reader) -> None:
     assert (reading.power_w, reading.power_source) == (None, PowerSource.UNKNOWN)
 
 
-async def test_told_to_sleep_and_hashing_is_mining(reader) -> None:
+async def test_told_to_sleep_and_hashing_is_winding_down(reader) -> None:
     machine, driver = await reader()
     machine.said["web_get_miner_conf"]["bitmain-work-mode"] = "1"
+    assert (await driver.read()).run_state is RunState.RAMPING
+
+
+async def test_told_to_sleep_by_one_key_of_two_and_hashing_is_mining(reader) -> None:
+    machine, driver = await reader()
+    machine.said["web_get_miner_conf"] |= {"bitmain-work-mode": "0", "miner-mode": "1"}
     assert (await driver.read()).run_state is RunState.MINING
 
 

@@ -132,7 +132,7 @@ def test_else_unknown_and_never_zero(hashrate: float | None, plate: object) -> N
     [
         (110.0, False, 90_000, None, False, RunState.MINING),
         (110.0, None, 90_000, None, False, RunState.MINING),
-        (110.0, True, 90_000, None, False, RunState.MINING),  # it was told to sleep and does not
+        (110.0, True, 90_000, None, False, RunState.RAMPING),  # it was told to sleep and winds down
         (0.0, True, 90_000, None, False, RunState.ASLEEP),
         (0.0, False, 90_000, None, False, RunState.STOPPED),
         (0.0, False, 30, None, False, RunState.RAMPING),

@@ -68,6 +68,15 @@ async def test_v2_asleep(reader, recorded) -> None:
     assert (reading.power_w, reading.power_source) == (31.0, PowerSource.REPORTED)
 
 
+@pytest.mark.parametrize("recorded", [V2, OLD])
+async def test_v2_told_to_sleep_is_winding_down_until_its_averaged_rate_has_decayed(reader, recorded) -> None:
+    machine, driver = await reader(recorded)
+    machine.said["status"]["Msg"] |= {"mineroff": "true"}
+    reading = await driver.read()
+    assert (reading.run_state, reading.boards) == (RunState.RAMPING, ())
+    assert reading.hashrate_ths > 0
+
+
 async def test_v2_asleep_with_nothing_in_its_summary_is_a_measured_zero(reader) -> None:
     machine, driver = await reader(V2)
     machine.said["status"]["Msg"]["mineroff"] = "true"
@@ -130,6 +139,13 @@ async def test_v2_minus_one_watt_is_no_wattage(reader) -> None:
     assert (await driver.read()).power_source is PowerSource.NAMEPLATE
 
 
+async def test_v2_without_power_tells_the_watts_of_its_power_supply(reader) -> None:
+    machine, driver = await reader(V2)
+    machine.said["summary"]["SUMMARY"][0] |= {"Power": 0, "Power_RT": 3301}
+    reading = await driver.read()
+    assert (reading.power_w, reading.power_source) == (3301.0, PowerSource.REPORTED)
+
+
 async def test_v2_that_keeps_its_mac_to_itself_is_asked_for_it(reader) -> None:
     machine, driver = await reader(V2)
     await driver.read()
@@ -162,6 +178,12 @@ async def test_v3_asleep(reader) -> None:
     assert reading.power_mode is PowerMode.LOW
 
 
+async def test_v3_told_to_sleep_is_winding_down_until_its_averaged_rate_has_decayed(reader) -> None:
+    machine, driver = await reader(V3)
+    machine.said["get_device_info"]["msg"]["miner"]["working"] = "false"
+    assert (await driver.read()).run_state is RunState.RAMPING
+
+
 async def test_v3_asleep_with_a_refused_status_is_a_measured_zero(reader) -> None:
     machine, driver = await reader(V3)
     machine.said["get_device_info"]["msg"]["miner"]["working"] = "false"
@@ -189,6 +211,19 @@ async def test_v3_boards_that_are_promised_and_silent_are_dead(reader) -> None:
     del machine.said["get_miner_status_edevs"]["msg"]["edevs"][2:]
     boards = (await driver.read()).boards
     assert [(board.slot, board.alive) for board in boards] == [(0, True), (1, True), (2, False), (3, False)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"code": 0, "msg": {"miner": {}}}, {"miner": {}}),
+        ({"code": -2, "msg": {"miner": {}}}, None),
+        ({"msg": {"miner": {}}}, None),
+        ({"code": 0, "msg": "ok"}, None),
+    ],
+)
+def test_v3_says_something_only_with_code_0(answer, message) -> None:
+    assert answers.v3_message(answer) == message
 
 
 async def test_v3_refusal_of_permission_is_about_the_login(reader) -> None:

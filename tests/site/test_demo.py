@@ -120,25 +120,47 @@ def test_faults_do_not_stop_it_and_nothing_unknown_becomes_zero():
     assert all(machine["power_w"] != 0 for machine in data["machines"])
 
 
-def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path):
-    """On a real terminal: it redraws until Ctrl-C, exits with 0, and takes the simulated site with it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+@pytest.mark.parametrize("terminal", ["xterm", "dumb"])
+def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, terminal):
+    """On a real terminal: it shows pictures until Ctrl-C or its like, exits with 0, writes the CSV, and takes the
+    simulated site and its directory with it."""
     file = tmp_path / "out.csv"
+    (tmp_path / "tmp").mkdir()
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "demo", "--machines", "6", "--csv", str(file)],
-        stdin=follower, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+        stdin=follower, stdout=follower, stderr=follower,
+        env={**os.environ, "TERM": terminal, "COLUMNS": "160", "TMPDIR": str(tmp_path / "tmp")},
     )  # fmt: skip
     os.close(follower)
     shown = read_until(leader, "under break-even", seconds=60)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     shown += read_until(leader, None, seconds=30)
     assert process.wait(timeout=30) == 0
     os.close(leader)
     assert children
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert file.read_text().startswith(COLUMNS)
+    assert list((tmp_path / "tmp").iterdir()) == []
     assert "Traceback" not in shown
+
+
+def test_a_reader_that_leaves_ends_it_in_silence(tmp_path):
+    """Like `hashcost demo | head`."""
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--machines", "4", "--csv", str(tmp_path / "out.csv")],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"hashprice ")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert (tmp_path / "out.csv").read_text().startswith(COLUMNS)
 
 
 def read_until(descriptor: int, text: str | None, *, seconds: float) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.appraisal import Basis
+from agent.baseline import SAMPLES_NEEDED
 from agent.clock import Clock
 from agent.config import Config, PollSection, ScanSection
 from agent.export import Period, profitability, to_csv
@@ -247,6 +249,41 @@ async def test_a_machine_is_counted_once_whether_or_not_its_login_works(start_si
     changes = await agent.scan()
     assert [event.kind for event in changes.events] == ["machine_unverified"]
     assert len((await agent.poll_once()).views) == 8
+
+
+async def test_a_sleeping_machine_keeps_its_model_and_its_baseline(start_site, start_agent):
+    """Old Whatsminer firmware tells its model only while its mining process runs, and no boards once it is told to
+    sleep, while its averaged rate still falls."""
+    site = await start_site(machines=40, seed=11, speed=10.0)
+    sleeper = next(machine for machine in site.machines if machine.firmware.old_btminer)
+    agent = await start_agent(site)
+    await agent.scan()
+    await poll(agent, SAMPLES_NEEDED, pause_s=0.0)
+    known = agent.fleet[sleeper.mac].identity
+    baseline = agent.fleet[sleeper.mac].baselines.latest
+    assert known.model != known.make
+    assert baseline is not None
+
+    site.sleep(sleeper.address)
+    states = await states_until(agent, sleeper.mac, RunState.ASLEEP)
+    assert states == [RunState.MINING, RunState.RAMPING, RunState.ASLEEP]
+    await agent.scan()
+    picture = await agent.poll_once()
+    asleep = next(view for view in picture.views if view.mac == sleeper.mac)
+    assert agent.fleet[sleeper.mac].identity == known
+    assert agent.fleet[sleeper.mac].baselines.latest == baseline
+    assert (asleep.run_state, asleep.basis) == (RunState.ASLEEP, Basis.BASELINE)
+
+
+async def states_until(agent: Agent, mac: str, last: RunState) -> list[RunState]:
+    """Every state that a machine shows from its latest reading on, once each, until it shows the last one."""
+    states = [agent.fleet[mac].reading.run_state]
+    async with asyncio.timeout(20):
+        while states[-1] is not last:
+            await agent.poll_once()
+            states.append(agent.fleet[mac].reading.run_state)
+            await asyncio.sleep(0.1)
+    return list(dict.fromkeys(states))
 
 
 def latest_in(database: Path) -> list[MachineView]:

@@ -12,7 +12,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from agent.store import StoreError
+from agent.rows import Event
+from agent.store import Store, StoreError
 from tests.agent.builders import (
     asleep,
     at,
@@ -146,6 +147,8 @@ async def test_an_old_picture_is_marked_stale_and_still_shown(database):
     poll(database, machine(1, reading()), ago=timedelta(minutes=10))
     async with opened(database) as pilot:
         await shows(pilot, "STALE: last poll 60", "is the agent running?", "10.0.0.1", "39.44")
+        await shows(pilot, "hold stale_reading")
+        assert "breakeven" not in text(pilot).replace("break-even", "")
 
 
 async def test_a_new_round_appears_by_itself(database):
@@ -211,7 +214,7 @@ async def test_quitting_while_a_picture_is_loaded_is_no_error(database):
 
 async def test_it_works_while_the_agent_is_down(database):
     three(database)
-    assert sorted(each.name for each in database.parent.iterdir()) == ["hashcost.db"]
+    assert not {"hashcost.db-wal", "hashcost.db-shm"} & {each.name for each in database.parent.iterdir()}
     async with opened(database) as pilot:
         await shows(pilot, "10.0.0.1", "39.44")
 
@@ -252,6 +255,34 @@ async def test_any_size_of_terminal_will_do(database, size):
         await pilot.resize_terminal(*NARROW)
         await pilot.pause()
         assert text(pilot).strip()
+
+
+async def test_at_80_by_24_what_decides_needs_no_scrolling(database):
+    three(database)
+    async with opened(database, NARROW) as pilot:
+        await shows(pilot, "10.0.0.2", "machine", "margin", "recommendation", "state", "W from")
+        await shows(pilot, "-5.07", "curtail below_breakeven", "mining", "reported")
+
+
+async def test_headings_of_numbers_are_over_their_numbers(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "10.0.0.2")
+        lines = text(pilot).splitlines()
+        heading = next(line for line in lines if "margin" in line)
+        row = next(line for line in lines if "10.0.0.2" in line)
+        assert heading.index(" W ") == row.index("9000") + 2
+        assert heading.index("revenue") + len("revenue") == row.index("7.89") + len("7.89")
+
+
+async def test_the_doubts_of_the_last_scan_are_told_in_a_line(database):
+    three(database)
+    now = datetime.now(UTC)
+    with Store(database) as store:
+        store.save_events([Event(at=now, kind="machine_stranger", detail=f"who is {n}?") for n in range(3)])
+    async with opened(database) as pilot:
+        await shows(pilot, "(2 more in `hashcost status`)", "machine_stranger: who is 0?")
+        assert "who is 1?" not in text(pilot)
 
 
 async def test_at_80_by_24_prices_machines_and_totals_are_all_there(database):

@@ -80,7 +80,13 @@ def test_a_share_of_the_machines_is_broken_at_random(still: Callable) -> None:
     site, _ = still(machines=400, fault_share=0.25)
     assert sum(bool(m.faults) for m in site.machines) == 100
     assert all(m.family in FACTS[fault].families for m in site.machines for fault in m.faults)
-    assert len({fault for m in site.machines for fault in m.faults}) > 20
+    assert len({fault for m in site.machines for fault in m.faults}) > 15
+
+
+def test_machines_broken_at_random_show_it_when_they_are_read(still: Callable) -> None:
+    site, _ = still(machines=400, fault_share=1.0)
+    concerns = {FACTS[fault].concern for m in site.machines for fault in m.faults}
+    assert concerns == {Concern.NETWORK, Concern.READING}
 
 
 # -- network

@@ -1,0 +1,108 @@
+"""The site as the store has it, for every screen: what is too old to stand is shown as unknown, never as it was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from agent.policy import Action, Reason
+from agent.rows import Event
+from agent.store import Reader, StoreError
+from agent.view import MachineView, Picture, by_margin
+from drivers.inventory import FindingKind
+from drivers.reading import PowerSource, RunState
+
+DEFAULT_VALIDITY = timedelta(seconds=75)
+"""2.5 rounds at the default interval; for a store without a reading, where nothing says how long one may stand."""
+_NO_DOUBT = {f"machine_{kind.value}" for kind in (FindingKind.NEW, FindingKind.SAME, FindingKind.MOVED)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPicture:
+    """The site at `now`: as of the last round, which began at `polled_at`, less what has grown stale since.
+
+    A reading, and the whole picture, may stand for `validity`. `doubts` are what the last scan that found anything to
+    tell could not identify, tell apart or read.
+    """
+
+    picture: Picture
+    polled_at: datetime
+    now: datetime
+    validity: timedelta
+    doubts: Sequence[Event]
+
+    @property
+    def age(self) -> timedelta:
+        """Since the last round."""
+        return self.now - self.polled_at
+
+    @property
+    def is_stale(self) -> bool:
+        """The agent has not polled for so long that nothing of it stands any more."""
+        return self.age > self.validity
+
+
+def stored_picture(database: Path, now: datetime) -> StoredPicture:
+    """Load it. Raises `StoreError` while there is none."""
+    _refuse_what_is_no_file(database)
+    with Reader(database) as reader:
+        conditions, polled_at = reader.conditions(), reader.last_round_at()
+        if conditions is None or polled_at is None:
+            raise StoreError(f"{database}: no poll round yet; is `hashcost run` running?")
+        market, terms = conditions
+        validity = reader.validity() or DEFAULT_VALIDITY
+        views = by_margin(_as_of(view, now, validity) for view in reader.latest())
+        doubts = [event for event in reader.last_scan() if event.kind not in _NO_DOUBT]
+    return StoredPicture(
+        picture=Picture(market=market, terms=terms, views=views),
+        polled_at=polled_at,
+        now=now,
+        validity=validity,
+        doubts=doubts,
+    )
+
+
+def _refuse_what_is_no_file(database: Path) -> None:
+    try:
+        if database.is_dir():
+            raise StoreError(f"{database}: is a directory; name the database in it")
+        if database.stat().st_size == 0:
+            raise StoreError(
+                f"{database}: is empty, no agent has written to it; start it with `hashcost run`"
+            )
+    except OSError:  # not there, or not for us to see: opening it will say so
+        return
+
+
+def _as_of(view: MachineView, now: datetime, validity: timedelta) -> MachineView:
+    """The view of a machine as it may be shown at `now`. A failure is as old as the round that tried."""
+    since = view.at if view.failure is not None or view.seen_at is None else view.seen_at
+    return view if now - since <= validity else _outdated(view)
+
+
+def _outdated(view: MachineView) -> MachineView:
+    """Who it is and when it was seen; nothing of what it did or was worth."""
+    return replace(
+        view,
+        run_state=RunState.UNKNOWN,
+        failure=None,
+        implausible=None,
+        hashrate_ths=None,
+        power_w=None,
+        power_source=PowerSource.UNKNOWN,
+        power_mode=None,
+        chip_temp_c=None,
+        basis=None,
+        efficiency_j_per_th=None,
+        revenue_usd_per_day=None,
+        energy_cost_usd_per_day=None,
+        margin_usd_per_day=None,
+        decision_margin_usd_per_day=None,
+        hashcost_usd_per_ph_day=None,
+        strike_price_usd_per_kwh=None,
+        breakeven_hashprice_usd_per_ph_day=None,
+        payback_days=None,
+        action=Action.HOLD,
+        reason=Reason.STALE_READING,
+        marginal=False,
+    )
