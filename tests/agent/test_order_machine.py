@@ -1,10 +1,11 @@
 """Orders against machines that lie, on any path that hypothesis finds: the promises of DESIGN.md hold all the same.
 
-The real reconciler, curtailer, operations and store (SQLite in memory) work on a site of model machines. Time is a hand
+The real reconciler, curtailer, operations and store work on a site of model machines. Time is a hand
 clock; the process dies at any await and starts again from the store.
 """
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -436,7 +437,9 @@ class Orders(RuleBasedStateMachine):
     )
     def begin(self, price, modes):
         self.loop = asyncio.new_event_loop()
-        self.world = World(clock=HandClock(), store=Store(Path(":memory:")))
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "hashcost.db"
+        self.world = World(clock=HandClock(), store=Store(self.path))
         self.price = price
         self.mode = Mode.AUTO
         self.machines = [
@@ -565,6 +568,7 @@ class Orders(RuleBasedStateMachine):
             self._kill()
             self.loop.close()
             self.world.store.close()
+            self.directory.cleanup()
 
     def _check_settled(self, model):
         decision = self.life.curtailer.decisions()[model.machine_id]
@@ -608,6 +612,8 @@ class Orders(RuleBasedStateMachine):
 
     def _restart(self):
         self._kill()
+        self.world.store.close()
+        self.world.store = Store(self.path)
         self._start()
         self.world.held = self.life.reconciler.held
 

@@ -4,7 +4,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -98,8 +97,8 @@ async def running(store, clock, **ramp):
 
 
 @pytest.fixture
-def store():
-    with Store(Path(":memory:")) as opened:
+def store(tmp_path):
+    with Store(tmp_path / "hashcost.db") as opened:
         opened.save_machines([machine(number) for number in range(1, MACHINES + 1)], Terms())
         yield opened
 
