@@ -149,6 +149,16 @@ async def test_a_machine_that_was_put_back_before_may_be_woken_like_any_other(si
     assert site.states() == [("sleep", "released", None), ("wake", "confirmed", None)]
 
 
+async def test_a_machine_that_wakes_before_its_wake_is_sent_is_awake_and_no_drift(site):
+    await site.sleeping()
+    site.reconciler.held = True
+    await site.waking()
+    site.clock.forward(seconds=30)
+    await site.tick(m1=reading())
+    assert site.states() == [("sleep", "released", None), ("wake", "confirmed", None)]
+    assert site.drivers[1].commands == [("sleep",)]
+
+
 async def test_a_machine_that_wakes_in_another_mode_fails_and_is_not_put_back(site):
     await site.sleeping()
     await site.waking()
