@@ -122,7 +122,9 @@ class Theatre:
             held = held + 1 if until() else 0
             if held > quiet:
                 return
-        raise AssertionError(f"not within {most} rounds: {agent.reconciler.open_orders()}")
+        failed = [order for order in agent.reconciler.all() if order.failure or order.is_open]
+        asleep = sorted(agent.reconciler.standing())
+        raise AssertionError(f"not within {most} rounds: asleep {asleep}, open or failed {failed[:4]}")
 
     async def priced(
         self, agent: Agent, price_usd_per_kwh: float, *, standing: int | None = None, **limits: int

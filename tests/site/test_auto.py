@@ -116,7 +116,7 @@ PARAMETERS = {
 }
 
 
-RELAPSE_ROUNDS = 16
+RELAPSE_ROUNDS = 22
 """Within so many quiet rounds a machine that undoes its sleep is seen mining again."""
 
 
