@@ -9,6 +9,7 @@
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
     |   `-- control.BadCommandError   the same, told by the running agent
     |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
+    |-- output.OutputError     exit 1: what is printed cannot be written
     `-- demo.DemoError           exit 1: the simulated site did not start
 
 Machines that cannot be read are no errors of the agent: `drivers.driver.DriverError` becomes a `fleet.Failure`.

@@ -28,7 +28,7 @@ from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
-from agent.rows import RoundRow
+from agent.rows import Event, RoundRow
 from agent.store import Store
 from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
@@ -150,7 +150,12 @@ class Agent:
         # first of all, because a round that is under way may already show the new ones
         await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
         await self._in_writer(self._store.retire, changes.retired, self._clock.now())
-        await self._in_writer(self._store.save_events, changes.events)
+        scanned = Event(
+            at=self._clock.now(),
+            kind="scanned",
+            detail=f"{len(addresses)} addresses, {len(result.found)} machines, {len(result.failures)} failed",
+        )
+        await self._in_writer(self._store.save_events, [*changes.events, scanned])
         log.info(
             "event=scanned addresses=%d machines=%d failed=%d",
             len(addresses), len(result.found), len(result.failures),
@@ -181,17 +186,17 @@ class Agent:
         return picture
 
     def _sightings(self, picture: Picture) -> dict[MachineId, Sighting]:
-        """Every machine with its latest reading, if that can be used as evidence."""
+        """Every machine that an order concerns, with its latest reading if that can be used as evidence."""
         max_age = timedelta(seconds=self._valid_s)
-        return {
-            machine.machine_id: Sighting(
-                driver=self._driver(machine.machine_id),
-                reading=machine.reading
-                if machine.situation(picture.market.at, max_age=max_age).problem is None
-                else None,
-            )
-            for machine in self.fleet
-        }
+        concerned = {*self.reconciler.open_orders(), *self.reconciler.standing()}
+        sightings = {}
+        for machine_id in concerned:
+            machine = self.fleet.get(machine_id)
+            if machine is not None:
+                usable = machine.situation(picture.market.at, max_age=max_age).problem is None
+                reading = machine.reading if usable else None
+                sightings[machine_id] = Sighting(driver=self._driver(machine_id), reading=reading)
+        return sightings
 
     async def poll_forever(self, show: Callable[[Picture], None] | None = None) -> None:
         """Poll round after round at the configured interval, showing each picture, until cancelled."""

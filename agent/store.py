@@ -56,7 +56,6 @@ from agent.view import MachineView, Picture
 from drivers.reading import MachineId
 
 BUSY_TIMEOUT_S = 5.0
-SCAN_EVENTS_WITHIN_MS = 30_000
 
 
 class StoreError(UsageError):
@@ -156,7 +155,7 @@ class Store:
                 [
                     reading_row(machine, views[machine_id], quote[0], valid_ms)
                     for machine_id in polled
-                    if (machine := fleet.get(machine_id)) is not None
+                    if (machine := fleet.get(machine_id)) is not None and machine_id in views
                 ],
             )
             self._db.conn.executemany(
@@ -346,13 +345,8 @@ class Reader:
         return [event_of(row) for row in rows]
 
     def last_scan(self) -> list[Event]:
-        """The events of the last scan that had any, oldest first. Only scans write events, and two of them are at
-        least a minute apart."""
-        rows = self._db.query(
-            "select * from events where at_ms > (select max(at_ms) from events) - ? order by event_id",
-            [SCAN_EVENTS_WITHIN_MS],
-        )
-        return [event_of(row) for row in rows]
+        """The events of the last scan, oldest first: what lies between the last two `scanned`."""
+        return [event_of(row) for row in self._db.query(_SELECT_LAST_SCAN)]
 
     def validity(self) -> timedelta | None:
         """How long the newest reading may stand; None without any."""
@@ -435,6 +429,16 @@ def _upsert(table: str, columns: Sequence[str], key: str) -> str:
     )
 
 
+_SELECT_LAST_SCAN = """
+    select * from events
+    where (kind = 'scan_failure' or kind like 'machine_%')
+    and event_id < (select max(event_id) from events where kind = 'scanned')
+    and event_id > (
+        select coalesce(max(event_id), 0) from events where kind = 'scanned'
+        and event_id < (select max(event_id) from events where kind = 'scanned')
+    )
+    order by event_id
+"""
 _SELECT_LATEST = """
     select latest.*, mac, host, port, make, model, firmware, machine_group
     from latest join machines using (machine_id)

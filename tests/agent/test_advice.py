@@ -14,12 +14,15 @@ from tests.agent.builders import asleep, failure, machine, reading, stored_site
 from tests.agent.processes import CLI, child_environment, hashcost, open_directory
 from tests.agent.test_commands import PROPOSALS, Agent, mac, slept, viewed
 
+FOR_EVER_S = 1e9
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     path = tmp_path_factory.mktemp("site") / "hashcost.db"
     outcomes = (reading(), reading(power_w=9000.0), failure("refused"), asleep(), reading(power_w=8000.0))
-    stored_site(path, *[machine(number, outcome) for number, outcome in enumerate(outcomes, start=1)])
+    machines = [machine(number, outcome) for number, outcome in enumerate(outcomes, start=1)]
+    stored_site(path, *machines, valid_s=FOR_EVER_S)
     return path
 
 
@@ -29,7 +32,7 @@ def test_only_what_is_to_be_switched_is_recommended_worst_first(site):
     shown = [line.split()[0] for line in ran.stdout.splitlines() if line.startswith("10.0.0.")]
     assert shown == ["10.0.0.2", "10.0.0.5"]
     assert "saves 8.59 USD/day" in ran.stdout
-    assert "STALE" in ran.stdout
+    assert "STALE" not in ran.stdout
 
 
 def test_recommendations_are_json_if_asked(site):
@@ -40,9 +43,17 @@ def test_recommendations_are_json_if_asked(site):
 
 
 def test_that_nothing_is_recommended_is_said(tmp_path):
-    stored_site(tmp_path / "db", machine(1, reading()))
+    stored_site(tmp_path / "db", machine(1, reading()), valid_s=FOR_EVER_S)
     ran = hashcost("recommend", "--database", tmp_path / "db")
     assert "nothing is recommended" in ran.stdout
+
+
+def test_what_has_grown_stale_recommends_nothing(tmp_path):
+    stored_site(tmp_path / "db", machine(1, reading(power_w=9000.0)))
+    ran = hashcost("recommend", "--database", tmp_path / "db")
+    assert "nothing is recommended" in ran.stdout
+    assert "STALE" in ran.stdout
+    assert "stale_reading" in hashcost("explain", "10.0.0.1", "--database", tmp_path / "db").stdout
 
 
 @pytest.mark.parametrize("name", ["02:13:00:00:00:02", "02-13-00-00-00-02", "10.0.0.2"])
@@ -52,7 +63,7 @@ def test_a_machine_is_explained_by_id_or_address(site, name):
     assert ran.stdout.startswith("02:13:00:00:00:02  10.0.0.2  Antminer S21")
     assert "curtail: below_breakeven" in ran.stdout
     assert "It would be left running under a power price of 0.0367 USD/kWh (now 0.0600)" in ran.stdout
-    assert "STALE" in ran.stdout
+    assert "STALE" not in ran.stdout
 
 
 def test_an_explanation_is_json_if_asked(site):

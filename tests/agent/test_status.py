@@ -22,7 +22,10 @@ def database(tmp_path):
 
 
 def events(*kinds, at=NOW):
-    return [Event(at=at, kind=kind, detail=f"{kind} {number}") for number, kind in enumerate(kinds)]
+    """What a scan tells, and that it was done."""
+    return [
+        Event(at=at, kind=kind, detail=f"{kind} {number}") for number, kind in enumerate([*kinds, "scanned"])
+    ]
 
 
 @pytest.mark.parametrize("valid_s", [75.0, 250.0])
@@ -60,11 +63,11 @@ def test_the_doubts_are_those_of_the_newest_scan(database):
 
 
 def test_a_scan_with_many_doubts_is_cut_short():
-    lines = doubt_lines(events(*["scan_failure"] * 8))
+    lines = doubt_lines(events(*["scan_failure"] * 8)[:-1])
     assert len(lines) == 6
     assert lines[0] == "scan of 12:00 UTC: scan_failure: scan_failure 0"
     assert lines[-1] == "... and 3 more doubts of that scan"
-    assert len(doubt_lines(events(*["scan_failure"] * 5))) == 5
+    assert len(doubt_lines(events(*["scan_failure"] * 5)[:-1])) == 5
     assert doubt_lines([]) == []
 
 

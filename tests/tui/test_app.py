@@ -279,7 +279,8 @@ async def test_the_doubts_of_the_last_scan_are_told_in_a_line(database):
     three(database)
     now = datetime.now(UTC)
     with Store(database) as store:
-        store.save_events([Event(at=now, kind="machine_stranger", detail=f"who is {n}?") for n in range(3)])
+        doubts = [Event(at=now, kind="machine_stranger", detail=f"who is {n}?") for n in range(3)]
+        store.save_events([*doubts, Event(at=now, kind="scanned", detail="")])
     async with opened(database) as pilot:
         await shows(pilot, "(2 more in `hashcost status`)", "machine_stranger: who is 0?")
         assert "who is 1?" not in text(pilot)
