@@ -28,7 +28,7 @@ from drivers.driver import (
 from drivers.plausibility import judged
 from drivers.power import power_truth
 from drivers.reading import Address, Family, Identity, Reading, RunState
-from drivers.reads import check_identity, deadline, endpoint, run_state
+from drivers.reads import WindDown, check_identity, deadline, endpoint, run_state
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, Answer
 from drivers.values import mac, text
@@ -53,6 +53,7 @@ class Antminer(Commanded):
         self._boards_built = expected_boards(identity.driver_class)
         self._signs: tuple[str | None, str | None] | None = None
         self._previous_ths: float | None = None
+        self._wind_down = WindDown()
         why_not = _why_no_commands(identity, address)
         control = None if why_not else AntminerControl(identity, address, options, self._rpc, self._slow)
         super().__init__(address, control, self._slow.outdated, why_not)
@@ -157,10 +158,12 @@ class Antminer(Commanded):
         """By its configuration and its hashrate, which decides where the configuration contradicts itself."""
         mode = self._slow.mode
         undecided = mode.contradiction is not None and bool(live.hashrate_ths)
+        told = None if undecided else mode.told_to_sleep
         return run_state(
             hashrate_ths=live.hashrate_ths,
             expected_ths=live.expected_ths or (plate.hashrate_ths if plate else None),
-            told_to_sleep=None if undecided else mode.told_to_sleep,
+            told_to_sleep=told,
+            told_for_s=self._wind_down.seconds(told, self._options.clock()),
             uptime_s=live.uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,

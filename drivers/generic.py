@@ -27,7 +27,7 @@ from drivers.driver import (
 from drivers.plausibility import judged
 from drivers.power import power_truth
 from drivers.reading import Address, Board, Family, Identity, Pool, Reading
-from drivers.reads import Due, check_identity, deadline, endpoint, run_state
+from drivers.reads import Due, WindDown, check_identity, deadline, endpoint, run_state
 from drivers.transport import CGMINER_PORT
 from drivers.values import mac, number, positive, text, whole
 from drivers.web import http_failure, overheard
@@ -58,6 +58,7 @@ class Generic(Commanded):
         self._pools: tuple[Pool, ...] = ()
         self._notes: tuple[str, ...] = ()
         self._previous_ths: float | None = None
+        self._wind_down = WindDown()
         self._firmware = generic_control.control(self._reach())
         super().__init__(address, self._firmware, self._outdate, "no way to put it to sleep is known")
 
@@ -165,6 +166,7 @@ class Generic(Commanded):
             hashrate_ths=hashrate_ths,
             expected_ths=expected_ths or (plate.hashrate_ths if plate else None),
             told_to_sleep=told_to_sleep,
+            told_for_s=self._wind_down.seconds(told_to_sleep, began_at),
             uptime_s=uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from drivers.driver import NoAnswer, ReadOptions, WrongMachine
 from drivers.reading import Address, Identity, PowerMode, RunState
@@ -39,6 +40,26 @@ def endpoint(address: Address, port: int, options: ReadOptions, *, share: float 
     )
 
 
+WIND_DOWN_S = 180.0
+"""Every family is down this long after it was told to sleep, averaged rates included. What hashes then, mines."""
+
+
+class WindDown:
+    """For how long a machine has said that it was told to sleep, as seen in its readings."""
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+
+    def seconds(self, told_to_sleep: bool | None, now: datetime) -> float:
+        """Seconds since the first reading in a row that said so; 0 for the first, and while it does not."""
+        if not told_to_sleep:
+            self._since = None
+            return 0.0
+        if self._since is None:
+            self._since = now
+        return (now - self._since).total_seconds()
+
+
 class Due:
     """When something slow is to be done again. Due at first."""
 
@@ -72,13 +93,15 @@ def run_state(
     previous_ths: float | None = None,
     tuning: bool = False,
     power_mode: PowerMode | None = None,
+    told_for_s: float = 0.0,
 ) -> RunState:
     """What a machine does, by evidence.
 
     Asleep needs both: it says that it was told to, and it does not hash. Told to sleep and hashing it winds
     down, or its averaged rate does: ramping. So is being below 90 % of what its mode lets expect within
     `ramp_s` of its start, or still climbing, or saying that it tunes. Without an answer about sleep, not hashing is
-    unknown: asleep or broken.
+    unknown: asleep or broken. `told_for_s` is how long it has said that it was told: firmware that takes the order and
+    mines on is mining.
     """
     if hashrate_ths is None:
         return RunState.UNKNOWN
@@ -88,7 +111,8 @@ def run_state(
     full_share = FULL_SHARE * (REDUCED_SHARE if power_mode in _REDUCED_MODES else 1.0)
     below = expected_ths is not None and hashrate_ths < full_share * expected_ths
     rising = previous_ths is not None and 0 <= previous_ths < RISING_SHARE * hashrate_ths
-    changing = told_to_sleep or tuning or (below and (young or rising))
+    winding_down = told_to_sleep and told_for_s < WIND_DOWN_S
+    changing = winding_down or tuning or (below and (young or rising))
     return RunState.RAMPING if changing else RunState.MINING
 
 

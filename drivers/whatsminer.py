@@ -22,7 +22,7 @@ from drivers.driver import (
 from drivers.plausibility import judged
 from drivers.power import power_truth
 from drivers.reading import Address, Family, Identity, Pool, PowerMode, Reading
-from drivers.reads import Due, check_identity, deadline, endpoint, run_state
+from drivers.reads import Due, WindDown, check_identity, deadline, endpoint, run_state
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, Answer
 from drivers.whatsminer_control import WhatsminerV2Control, WhatsminerV3Control, v3_required
@@ -53,6 +53,7 @@ class _Whatsminer(Commanded):
         self._slow = _Slow()
         self._slow_due = Due()
         self._previous_ths: float | None = None
+        self._wind_down = WindDown()
 
     def _outdate(self) -> None:
         self._slow_due = Due()
@@ -105,6 +106,7 @@ class _Whatsminer(Commanded):
             hashrate_ths=live.hashrate_ths,
             expected_ths=live.expected_ths or (plate.hashrate_ths if plate else None),
             told_to_sleep=live.told_to_sleep,
+            told_for_s=self._wind_down.seconds(live.told_to_sleep, began_at),
             uptime_s=live.uptime_s,
             ramp_s=RAMP_S,
             previous_ths=self._previous_ths,

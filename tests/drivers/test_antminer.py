@@ -1,6 +1,7 @@
 """What is particular to stock Antminers: where the watts are, the work mode, and the web interface's moods."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,6 +10,7 @@ from drivers.connect import connect
 from drivers.discovery import scan
 from drivers.driver import Credentials, Incomplete, WrongMachine
 from drivers.reading import Address, Family, Identity, PowerMode, PowerSource, RunState
+from drivers.reads import WIND_DOWN_S, WindDown, run_state
 
 S19K, S21, S19J = "antminer/s19k-pro", "antminer/s21", "antminer/s19j-pro"
 
@@ -78,6 +80,30 @@ async def test_told_to_sleep_and_hashing_is_winding_down(reader) -> None:
     machine, driver = await reader()
     machine.said["web_get_miner_conf"]["bitmain-work-mode"] = "1"
     assert (await driver.read()).run_state is RunState.RAMPING
+
+
+def test_what_was_told_to_sleep_long_ago_and_hashes_is_mining() -> None:
+    def state(told_for_s: float) -> RunState:
+        return run_state(
+            hashrate_ths=100.0,
+            expected_ths=100.0,
+            told_to_sleep=True,
+            uptime_s=50_000,
+            ramp_s=900.0,
+            previous_ths=100.0,
+            told_for_s=told_for_s,
+        )
+
+    assert state(WIND_DOWN_S - 1) is RunState.RAMPING
+    assert state(WIND_DOWN_S) is RunState.MINING
+
+
+def test_winding_down_is_counted_from_the_first_reading_that_says_so() -> None:
+    watch, start = WindDown(), datetime(2026, 1, 1, tzinfo=UTC)
+    assert watch.seconds(True, start) == 0.0
+    assert watch.seconds(True, start + timedelta(seconds=70)) == 70.0
+    assert watch.seconds(False, start + timedelta(seconds=80)) == 0.0
+    assert watch.seconds(True, start + timedelta(seconds=90)) == 0.0
 
 
 async def test_told_to_sleep_by_one_key_of_two_and_hashing_is_mining(reader) -> None:
