@@ -172,7 +172,7 @@ def test_the_status_of_an_old_picture_recommends_nothing(site):
 def test_the_status_tells_the_doubts_of_the_last_scan(fresh):
     doubt = Event(at=datetime.now(UTC), kind="machine_stranger", detail="S21 at 10.0.0.9 [red]answers")
     with Store(fresh) as store:
-        store.save_events([doubt])
+        store.save_events([doubt, Event(at=datetime.now(UTC), kind="scanned", detail="")])
     assert "machine_stranger: S21 at 10.0.0.9 [red]answers" in hashcost("status", "--database", fresh).stdout
     data = json.loads(hashcost("status", "--json", "--database", fresh).stdout)
     assert data["notes"] == ["machine_stranger: S21 at 10.0.0.9 [red]answers"]
