@@ -120,6 +120,12 @@ def test_faults_do_not_stop_it_and_nothing_unknown_becomes_zero():
     assert all(machine["power_w"] != 0 for machine in data["machines"])
 
 
+def heed_signals() -> None:
+    """As in a person's terminal; under nohup, or in the background of a script, a child would inherit deaf ears."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])
 def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, terminal):
@@ -132,14 +138,19 @@ def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, termi
         [*COMMAND, "demo", "--machines", "6", "--csv", str(file)],
         stdin=follower, stdout=follower, stderr=follower,
         env={**os.environ, "TERM": terminal, "COLUMNS": "160", "TMPDIR": str(tmp_path / "tmp")},
+        preexec_fn=heed_signals,  # noqa: PLW1509 - no threads here
     )  # fmt: skip
     os.close(follower)
-    shown = read_until(leader, "under break-even", seconds=60)
-    children = children_of(process.pid)
-    process.send_signal(number)
-    shown += read_until(leader, None, seconds=30)
-    assert process.wait(timeout=30) == 0
-    os.close(leader)
+    try:
+        shown = read_until(leader, "under break-even", seconds=60)
+        children = children_of(process.pid)
+        process.send_signal(number)
+        shown += read_until(leader, None, seconds=30)
+        assert process.wait(timeout=30) == 0
+    finally:  # or it would keep the addresses of the next test
+        process.kill()
+        process.wait()
+        os.close(leader)
     assert children
     assert not any(Path(f"/proc/{child}").exists() for child in children)
     assert file.read_text().startswith(COLUMNS)
