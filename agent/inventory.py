@@ -26,10 +26,7 @@ class Changes:
     @property
     def doubts(self) -> list[Event]:
         """What could not be identified, told apart or trusted."""
-        return [event for event in self.events if event.kind not in _NO_DOUBT]
-
-
-_NO_DOUBT = {f"machine_{kind.value}" for kind in (FindingKind.NEW, FindingKind.SAME, FindingKind.MOVED)}
+        return [event for event in self.events if event.is_doubt]
 
 
 class Inventory:

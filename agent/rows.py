@@ -14,6 +14,7 @@ from agent.fleet import Machine
 from agent.market.quote import FIXED, HashpriceQuote, Market, PowerPriceQuote
 from agent.policy import Action, Reason
 from agent.view import MachineView
+from drivers.inventory import FindingKind
 from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
 
 MACHINE_COLUMNS = (
@@ -93,6 +94,14 @@ class Event:
     kind: str
     detail: str
     machine_id: MachineId | None = None
+
+    @property
+    def is_doubt(self) -> bool:
+        """Of a scan's events: something that could not be identified, told apart or trusted."""
+        return self.kind not in _NO_DOUBT
+
+
+_NO_DOUBT = {f"machine_{kind.value}" for kind in (FindingKind.NEW, FindingKind.SAME, FindingKind.MOVED)}
 
 
 def to_ms(moment: datetime) -> int:

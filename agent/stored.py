@@ -9,12 +9,10 @@ from agent.policy import Action, Reason
 from agent.rows import Event
 from agent.store import Reader, StoreError
 from agent.view import MachineView, Picture, by_margin
-from drivers.inventory import FindingKind
 from drivers.reading import PowerSource, RunState
 
 DEFAULT_VALIDITY = timedelta(seconds=75)
 """2.5 rounds at the default interval; for a store without a reading, where nothing says how long one may stand."""
-_NO_DOUBT = {f"machine_{kind.value}" for kind in (FindingKind.NEW, FindingKind.SAME, FindingKind.MOVED)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ def stored_picture(database: Path, now: datetime) -> StoredPicture:
         market, terms = conditions
         validity = reader.validity() or DEFAULT_VALIDITY
         views = by_margin(_as_of(view, now, validity) for view in reader.latest())
-        doubts = [event for event in reader.last_scan() if event.kind not in _NO_DOUBT]
+        doubts = [event for event in reader.last_scan() if event.is_doubt]
     return StoredPicture(
         picture=Picture(market=market, terms=terms, views=views),
         polled_at=polled_at,
