@@ -1,0 +1,137 @@
+"""The configuration file: TOML, validated as a whole, every mistake reported at once with its key and the remedy.
+
+    ConfigError          .problems lists them all; the message is ready to print
+
+Secrets are never in the file: it names an environment variable or a file that holds one.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from agent.config.curtailment import CurtailmentSection
+from agent.config.economics import EconomicsSection
+from agent.config.machines import CredentialFamily, CredentialSection, PollSection, ScanSection
+from agent.config.market import MarketSection
+from agent.config.power import PowerSection
+from agent.config.section import Addresses, Section, numeric
+from agent.curtailment import CurtailmentPolicy, Participation
+from agent.errors import UsageError
+from drivers.driver import Credentials
+from drivers.reading import Family
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "CredentialSection",
+    "CurtailmentSection",
+    "EconomicsSection",
+    "MarketSection",
+    "PollSection",
+    "PowerSection",
+    "ScanSection",
+    "load",
+    "parse",
+]
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be used."""
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        super().__init__("\n".join(f"{source}: {problem}" for problem in problems))
+        self.problems = problems
+
+
+class Config(Section):
+    """The whole file."""
+
+    scan: ScanSection = ScanSection()
+    poll: PollSection = PollSection()
+    market: MarketSection = MarketSection()
+    power: PowerSection = PowerSection()
+    economics: EconomicsSection = EconomicsSection()
+    curtailment: CurtailmentSection = CurtailmentSection()
+    participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
+        default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
+    )
+    groups: dict[str, Annotated[Addresses, AfterValidator(numeric)]] = Field(
+        default={}, description="Name of a group of machines to its addresses; the first that fits counts."
+    )
+    credentials: dict[CredentialFamily, CredentialSection] = Field(
+        default={}, description="Logins by family where they are not the factory's."
+    )
+
+    def policy(self) -> CurtailmentPolicy:
+        """The rules and limits as the decision wants them."""
+        return CurtailmentPolicy(**self.curtailment.model_dump(), participation=self.participation)
+
+    def logins(self) -> dict[Family, Credentials]:
+        """Every configured login, secrets resolved; they were there when the file was validated."""
+        return {Family(family): section.resolve() for family, section in self.credentials.items()}
+
+
+def load(path: Path) -> Config:
+    """Read and validate the file. Raises `ConfigError` with every problem in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read ({error})"]) from error
+    return parse(text, source=str(path))
+
+
+def parse(text: str, *, source: str) -> Config:
+    """Validate the text of a configuration; `source` names it in messages."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [f"not TOML: {error}"]) from error
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, [_problem(dict(item)) for item in error.errors()]) from error
+
+
+def _problem(error: dict[str, Any]) -> str:
+    """One line: the key, what is wrong, what was given."""
+    location = [str(part) for part in error["loc"] if part != "[key]"]
+    key = ".".join(location)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(location)}"
+    if error["type"] == "value_error":
+        return f"{key}: {message}"
+    given = error["input"]
+    shown = repr(given) if isinstance(given, str | int | float | bool) else type(given).__name__
+    return f"{key}: {message[0].lower()}{message[1:]} (it is {shown}){_meaning(location, error['type'])}"
+
+
+def _meaning(location: list[str], error_type: str) -> str:
+    """What a key means, for a number outside its bounds: most often it is in another unit."""
+    section = _section(location[:-1]) if error_type.startswith(("less_than", "greater_than")) else None
+    field = section.model_fields.get(location[-1]) if section is not None else None
+    return "" if field is None or field.description is None else f". {field.description}"
+
+
+def _suggestion(location: list[str]) -> str:
+    section = _section(location[:-1])
+    if section is None:
+        return ""
+    close = difflib.get_close_matches(location[-1], section.model_fields, n=1)
+    known = ", ".join(sorted(section.model_fields))
+    return f"; did you mean {close[0]}?" if close else f"; known here: {known}"
+
+
+def _section(path: list[str]) -> type[BaseModel] | None:
+    """The section at a path of keys; None where there is none."""
+    kind: Any = Config
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = None if field is None else field.annotation
+        else:
+            kind = next(reversed(get_args(kind)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -1,0 +1,83 @@
+"""Where the machines are, how they are read, and who logs in to them."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agent.config.section import Addresses, Section
+from drivers.driver import Credentials
+
+
+class ScanSection(Section):
+    """Where the machines are."""
+
+    addresses: Addresses = Field(
+        default=[], description="Where to look: 10.0.0.0/22, 10.0.1-4.1-200, @file, host:port."
+    )
+    interval_s: Annotated[float, Field(ge=60, le=604_800)] = Field(
+        default=3600.0, description="Seconds between scans for new and moved machines."
+    )
+
+
+class PollSection(Section):
+    """How machines are read."""
+
+    interval_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=30.0, description="Seconds between the starts of poll rounds."
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=10.0, description="Seconds that one read of one machine may take."
+    )
+    workers: Annotated[int, Field(ge=1, le=500)] = Field(
+        default=64, description="Machines read at the same time."
+    )
+    slow_interval_s: Annotated[float, Field(ge=60, le=86_400)] = Field(
+        default=600.0,
+        description="Seconds between reads of what rarely changes: configuration, pools, errors.",
+    )
+
+    @model_validator(mode="after")
+    def _deadline_fits(self) -> Self:
+        if self.deadline_s > self.interval_s:
+            raise ValueError(
+                f"deadline_s ({self.deadline_s:g}) must not exceed interval_s ({self.interval_s:g})"
+            )
+        return self
+
+
+class CredentialSection(Section):
+    """Login of one family's machines; the password by reference."""
+
+    username: str = Field(description="User name of the machines' interface.")
+    password_env: str | None = Field(
+        default=None, description="Environment variable that holds the password."
+    )
+    password_file: str | None = Field(default=None, description="File that holds the password.")
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.password_env is None) == (self.password_file is None):
+            raise ValueError("give exactly one of password_env and password_file")
+        self.resolve()
+        return self
+
+    def resolve(self) -> Credentials:
+        """The login itself. Raises `ValueError` naming what is not there."""
+        if self.password_env is not None:
+            password = os.environ.get(self.password_env)
+            if not password:
+                raise ValueError(f"environment variable {self.password_env} is not set")
+            return Credentials(username=self.username, password=password)
+        path = Path(self.password_file or "")
+        try:
+            password = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"password file {path} cannot be read ({error})") from error
+        if not password:
+            raise ValueError(f"password file {path} is empty")
+        return Credentials(username=self.username, password=password)
+
+
+CredentialFamily = Literal["antminer", "whatsminer_v2", "whatsminer_v3"]
