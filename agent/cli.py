@@ -128,8 +128,8 @@ def demo(
 ) -> None:
     """Run a simulated site and the agent against it; needs nothing, leaves nothing."""
     from agent import demo as demo_site
+    from agent.daemon import setup_logging
     from agent.export import refuse_unwritable
-    from agent.service import setup_logging
 
     if csv is not None:
         refuse_unwritable(csv)
@@ -172,14 +172,13 @@ def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) ->
 @_database_option
 @_socket_option
 def run(config_path: Path | None, database: Path, socket: Path) -> None:
-    """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember."""
-    config = _load(config_path)
-    if not config.scan.addresses:
-        raise click.UsageError("scan.addresses is empty in the configuration: nowhere to look for machines")
-    from agent.service import run_until_stopped, setup_logging
+    """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember. SIGHUP reloads the
+    configuration; a bad one is refused and the old one stays."""
+    config = _load_site(config_path)
+    from agent.daemon import run_until_stopped, setup_logging
 
     setup_logging()
-    run_until_stopped(config, database, socket)
+    run_until_stopped(config, database, socket, reload=lambda: _load_site(config_path))
 
 
 @cli.command()
@@ -361,6 +360,18 @@ def _status() -> Any:
     except SystemExit as ended:
         sys.stdout.flush()
         return ended.code
+
+
+def _load_site(path: Path | None) -> "Config":
+    """The configuration of an agent that is to find machines."""
+    from agent.config import ConfigError
+
+    config = _load(path)
+    if not config.scan.addresses:
+        raise ConfigError(
+            str(path or DEFAULT_CONFIG), ["scan.addresses: empty, nowhere to look for machines"]
+        )
+    return config
 
 
 def _load(path: Path | None) -> "Config":

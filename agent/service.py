@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from agent.poller import Poller, RoundResult, pause_s
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import Store
+from agent.supervision import Pulse, supervise
 from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
@@ -47,7 +47,9 @@ ROUND_INTERVALS = 2
 BASELINE_ROUNDS = 20
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
-RESTART_AFTER_S = (1.0, 60.0)
+SCAN_PROGRESS_S = 300.0
+"""A scan that shows no progress for so long hangs."""
+CONTROL_BEAT_S = 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,6 +84,7 @@ class Agent:
         self._drivers: dict[MachineId, Driver] = {}
         self._address_changed = asyncio.Event()
         self._socket = socket
+        self.pulse = Pulse()
         self._stack = contextlib.AsyncExitStack()
         self._rounds = 0
         self.skipped_rounds = 0
@@ -112,6 +115,7 @@ class Agent:
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
             save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
+            loops=self.pulse.as_data,
         )
         return self
 
@@ -131,11 +135,20 @@ class Agent:
     async def run(self) -> None:
         """Scan and poll until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(supervise("scan", self._scan_loop))
-            group.create_task(supervise("poll", self.poll_forever))
+            group.create_task(supervise("scan", self._scan_loop, pulse=self.pulse))
+            group.create_task(supervise("poll", self.poll_forever, pulse=self.pulse))
             if self._socket is not None:
                 server = ControlServer(self._socket, Commands(self.operations, clock=self._clock.now))
-                group.create_task(supervise("control", server.run))
+                group.create_task(supervise("control", lambda: self._serve(server), pulse=self.pulse))
+
+    async def _serve(self, server: ControlServer) -> None:
+        """Serve commands, and show progress for as long as the socket is there."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.run())
+            await server.ready.wait()
+            while server.ready.is_set():
+                self.pulse.beat("control", next_within_s=6 * CONTROL_BEAT_S)
+                await asyncio.sleep(CONTROL_BEAT_S)
 
     async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> Changes:
         """Look at every configured address once and bring the inventory up to date."""
@@ -203,6 +216,7 @@ class Agent:
         while True:
             began = monotonic()
             picture = await self.poll_once()
+            self.pulse.beat("poll", next_within_s=self._round_allowance_s)
             if show is not None:
                 show(picture)
             wait_s, skipped = pause_s(self.config.poll.interval_s, monotonic() - began, random.uniform(-1, 1))
@@ -210,6 +224,11 @@ class Agent:
                 self.skipped_rounds += skipped
                 log.warning("event=rounds_skipped count=%d total=%d", skipped, self.skipped_rounds)
             await asyncio.sleep(wait_s)
+
+    @property
+    def _round_allowance_s(self) -> float:
+        """A round may skip another, and takes its time to appraise and store."""
+        return 2 * ROUND_INTERVALS * self.config.poll.interval_s + 60.0
 
     @property
     def _valid_s(self) -> float:
@@ -265,7 +284,8 @@ class Agent:
         """Scan at the configured interval, and soon after a poll found another machine where one should be."""
         while True:
             self._address_changed.clear()
-            await self.scan()
+            await self.scan(lambda _: self.pulse.beat("scan", next_within_s=SCAN_PROGRESS_S))
+            self.pulse.beat("scan", next_within_s=self.config.scan.interval_s + SCAN_PROGRESS_S)
             await asyncio.sleep(SCAN_PAUSE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.config.scan.interval_s - SCAN_PAUSE_S):
@@ -325,47 +345,3 @@ class _Unreadable:
 
     async def set_power_mode(self, mode: PowerMode) -> Receipt:
         raise Unsupported(self.address, self.detail)
-
-
-async def supervise(
-    name: str, loop: Callable[[], Awaitable[None]], *, restart_after_s: tuple[float, float] = RESTART_AFTER_S
-) -> None:
-    """Run a loop for ever: when it fails, say so and start it again, waiting twice as long each time up to the
-    longest wait; a run that outlived the longest wait starts over with the shortest."""
-    shortest_s, longest_s = restart_after_s
-    wait_s = shortest_s
-    while True:
-        began = monotonic()
-        try:
-            await loop()
-        except Exception:
-            log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
-        if monotonic() - began > longest_s:
-            wait_s = shortest_s
-        await asyncio.sleep(wait_s)
-        wait_s = min(2 * wait_s, longest_s)
-
-
-def setup_logging(*, quiet: bool = False) -> None:
-    """Log to stderr, one key=value line a transition; `quiet` leaves only what a person must know."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.handlers[:] = [handler]
-    log.propagate = False
-    log.setLevel(logging.ERROR if quiet else logging.INFO)
-
-
-def run_until_stopped(config: Config, database: Path, socket: Path) -> None:
-    """Run the agent until SIGTERM or SIGINT, then stop cleanly: open reads are dropped, baselines written."""
-    asyncio.run(_run_until_stopped(config, database, socket))
-
-
-async def _run_until_stopped(config: Config, database: Path, socket: Path) -> None:
-    async with Agent(config, database, socket=socket) as agent:
-        running = asyncio.ensure_future(agent.run())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-        log.info("event=started database=%s machines=%d", database, len(agent.fleet))
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-    log.info("event=stopped")

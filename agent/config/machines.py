@@ -1,11 +1,10 @@
 """Where the machines are, how they are read, and who logs in to them."""
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from agent.config.secret import resolve
 from agent.config.section import Addresses, Section
 from drivers.driver import Credentials
 
@@ -56,27 +55,23 @@ class CredentialSection(Section):
     )
     password_file: str | None = Field(default=None, description="File that holds the password.")
 
+    password_credential: str | None = Field(
+        default=None, description="Credential of the systemd service that holds the password."
+    )
+
     @model_validator(mode="after")
     def _one_reference(self) -> Self:
-        if (self.password_env is None) == (self.password_file is None):
-            raise ValueError("give exactly one of password_env and password_file")
+        named = [self.password_env, self.password_file, self.password_credential]
+        if sum(name is not None for name in named) != 1:
+            raise ValueError("give exactly one of password_env, password_file and password_credential")
         self.resolve()
         return self
 
     def resolve(self) -> Credentials:
         """The login itself. Raises `ValueError` naming what is not there."""
-        if self.password_env is not None:
-            password = os.environ.get(self.password_env)
-            if not password:
-                raise ValueError(f"environment variable {self.password_env} is not set")
-            return Credentials(username=self.username, password=password)
-        path = Path(self.password_file or "")
-        try:
-            password = path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"password file {path} cannot be read ({error})") from error
-        if not password:
-            raise ValueError(f"password file {path} is empty")
+        password = resolve(
+            env=self.password_env, file=self.password_file, credential=self.password_credential
+        )
         return Credentials(username=self.username, password=password)
 
 

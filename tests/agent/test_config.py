@@ -227,6 +227,30 @@ def test_a_missing_secret_file_is_named(tmp_path):
     assert f"{tmp_path}/secret cannot be read" in missing(f'password_file = "{tmp_path}/secret"')
 
 
+@pytest.mark.parametrize("name", ["antminer", "secrets_antminer"], ids=["alone", "of the directory"])
+def test_a_password_may_be_a_credential_of_the_service(monkeypatch, tmp_path, name):
+    (tmp_path / name).write_text("pässword\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    credentials = login('password_credential = "antminer"').logins()[Family.ANTMINER]
+    assert credentials.password == "pässword"
+
+
+def test_a_credential_that_is_not_there_is_said(monkeypatch, tmp_path):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert "CREDENTIALS_DIRECTORY is not set" in missing('password_credential = "antminer"')
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert "antminer: not handed over by systemd" in missing('password_credential = "antminer"')
+    for name in ("../shadow", "/etc/shadow", ".hidden", ""):
+        assert "is no name of a credential" in missing(f'password_credential = "{name}"')
+
+
+def test_a_secret_that_is_not_text_is_not_shown(tmp_path):
+    (tmp_path / "secret").write_bytes(b"hunter2\xff")
+    said = missing(f'password_file = "{tmp_path}/secret"')
+    assert "not UTF-8" in said
+    assert "hunter2" not in said
+
+
 @pytest.mark.parametrize("reference", ["", 'password_env = "A"\npassword_file = "b"'], ids=["none", "both"])
 def test_exactly_one_reference_to_a_secret_is_needed(reference):
     with pytest.raises(ConfigError, match=r"credentials\.antminer: give exactly one of password_env"):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import time
 from contextlib import closing, suppress
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
 
@@ -20,7 +18,7 @@ from agent.clock import Clock
 from agent.config import Config, PollSection, ScanSection
 from agent.policy import Action, Reason
 from agent.rows import to_ms
-from agent.service import Agent, supervise
+from agent.service import Agent
 from agent.store import Reader, Store
 from drivers.discovery import ScanResult
 from drivers.driver import NoAnswer, WrongMachine
@@ -44,13 +42,6 @@ NOBODY_THERE = Address(host="127.66.0.1")
 @pytest.fixture
 def database(tmp_path):
     return tmp_path / "hashcost.db"
-
-
-@pytest.fixture
-def lines(caplog):
-    """What was logged, as texts."""
-    caplog.set_level(logging.INFO, logger="hashcost")
-    return lambda event: [record.getMessage() for record in caplog.records if event in record.getMessage()]
 
 
 def known(database, *machines):
@@ -276,63 +267,6 @@ async def test_cancelling_the_agent_ends_it_at_once_and_closes_the_store(databas
                 await running
         assert agent.fakes[mac(1)].cancelled
     assert not database.with_name("hashcost.db-wal").exists()
-
-
-async def started(loop, count, **options):
-    """When `loop` was started under the supervisor, `count` times."""
-    starts = []
-
-    async def counted():
-        starts.append(asyncio.get_running_loop().time())
-        await loop()
-
-    supervised = asyncio.ensure_future(supervise("test", counted, **options))
-    async with asyncio.timeout(5):
-        while len(starts) < count:
-            await asyncio.sleep(0.002)
-    supervised.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await supervised
-    return [later - sooner for sooner, later in pairwise(starts)]
-
-
-async def broken():
-    raise ValueError("a bug")
-
-
-async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time(lines):
-    waits = await started(broken, 5, restart_after_s=(0.05, 0.1))
-    assert all(wait >= least for wait, least in zip(waits, [0.05, 0.1, 0.1, 0.1], strict=True))
-    assert waits[-1] < 0.4
-    assert len(lines("event=loop_failed loop=test")) == 5
-
-
-async def test_a_failed_loop_is_logged_with_what_happened(caplog):
-    await started(broken, 1, restart_after_s=(5, 5))
-    assert "ValueError: a bug" in caplog.text
-    assert "restart_after_s=5" in caplog.text
-
-
-async def test_a_loop_that_ran_long_is_started_again_soon():
-    calls = 0
-
-    async def sometimes_long():
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            await asyncio.sleep(0.45)
-        raise ValueError
-
-    waits = await started(sometimes_long, 5, restart_after_s=(0.02, 0.4))
-    assert waits[2] >= 0.08
-    assert waits[3] - 0.45 < 0.15
-
-
-async def test_a_loop_that_just_ends_is_started_again_too():
-    async def done():
-        return
-
-    assert len(await started(done, 3, restart_after_s=(0.01, 0.01))) == 2
 
 
 def wait_for_a_round(database):

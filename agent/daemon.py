@@ -1,0 +1,118 @@
+"""The agent as a service: logs, signals, reload of the configuration, and signs of life to the service manager."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import notify
+from agent.config import Config, ConfigError
+from agent.service import Agent
+from agent.supervision import Pulse
+
+log = logging.getLogger("hashcost")
+
+_JOURNAL_PRIORITY = {logging.ERROR: "<3>", logging.WARNING: "<4>", logging.INFO: "<6>", logging.DEBUG: "<7>"}
+
+
+class _JournalFormatter(logging.Formatter):
+    """The journal stamps lines itself, and takes their priority from the front of each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = _JOURNAL_PRIORITY.get(record.levelno, "<3>")
+        return "\n".join(priority + line for line in super().format(record).splitlines())
+
+
+def setup_logging(*, quiet: bool = False) -> None:
+    """Log to stderr, one key=value line a transition; `quiet` leaves only what a person must know."""
+    handler = logging.StreamHandler()
+    journal = "JOURNAL_STREAM" in os.environ
+    handler.setFormatter(
+        _JournalFormatter("%(message)s")
+        if journal
+        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.INFO)
+
+
+def run_until_stopped(config: Config, database: Path, socket: Path, *, reload: Callable[[], Config]) -> None:
+    """Run the agent until SIGTERM or SIGINT, then stop cleanly: open reads are dropped, baselines written, commands
+    that are being sent left to be verified by the next start. SIGHUP has the configuration loaded anew with `reload`:
+    a bad one is refused and the old one stays."""
+    asyncio.run(_Daemon(config, database, socket, reload).run())
+
+
+class _Daemon:
+    def __init__(self, config: Config, database: Path, socket: Path, reload: Callable[[], Config]) -> None:
+        self._config = config
+        self._database = database
+        self._socket = socket
+        self._reload = reload
+        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._told.set)
+        while not self._stopping.is_set():
+            async with Agent(self._config, self._database, socket=self._socket) as agent:
+                log.info("event=started database=%s machines=%d", self._database, len(agent.fleet))
+                notify.tell(notify.READY, notify.status(f"{len(agent.fleet)} machines known"))
+                await self._run(agent)
+                if self._stopping.is_set():
+                    notify.tell(notify.STOPPING)
+        log.info("event=stopped")
+
+    def _on_stop(self) -> None:
+        self._stopping.set()
+        self._told.set()
+
+    async def _run(self, agent: Agent) -> None:
+        """Run one agent until it is to stop, or to be followed by one with another configuration."""
+        async with asyncio.TaskGroup() as group:
+            work = [group.create_task(agent.run()), group.create_task(_tell_alive(agent.pulse))]
+            await self._until_told()
+            for task in work:
+                task.cancel()
+
+    async def _until_told(self) -> None:
+        """Until the agent is to stop or a new configuration is there; what cannot be used is refused."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            if self._stopping.is_set() or await self._take_new_configuration():
+                return
+
+    async def _take_new_configuration(self) -> bool:
+        notify.tell(notify.reloading())
+        try:
+            self._config = await asyncio.to_thread(self._reload)
+        except ConfigError as error:
+            for problem in str(error).splitlines():
+                log.error("event=reload_refused problem=%r", problem)  # noqa: TRY400 - a mistake of a person's
+            notify.tell(notify.READY, notify.status("the new configuration was refused, the old one stays"))
+            return False
+        log.info("event=reloaded")
+        return True
+
+
+async def _tell_alive(pulse: Pulse) -> None:
+    """Tell the service manager that we are alive for as long as every loop makes progress; say it once when one does
+    not, and once when it does again."""
+    wanted_s = notify.watchdog_s()
+    late: list[str] = []
+    while True:
+        before, late = late, pulse.late()
+        for name in sorted(set(late) - set(before)):
+            log.error("event=loop_late loop=%s", name)
+        for name in sorted(set(before) - set(late)):
+            log.info("event=loop_back loop=%s", name)
+        if not late:
+            notify.tell(notify.ALIVE)
+        await asyncio.sleep(5.0 if wanted_s is None else min(5.0, wanted_s / 4))

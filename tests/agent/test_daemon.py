@@ -1,0 +1,164 @@
+"""The agent as a service: a real process with a service manager's socket, signals and all."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent import notify
+from agent.control import ask
+from tests.agent.processes import CLI, child_environment
+
+CONFIG = """
+[scan]
+addresses = ["127.66.0.1"]
+[poll]
+interval_s = 1.0
+deadline_s = 1.0
+[curtailment]
+mode = "{mode}"
+"""
+
+
+@dataclass
+class Service:
+    process: subprocess.Popen
+    manager: socket.socket
+    config: Path
+    control: Path
+    log: Path
+
+    def until(self, message):
+        """What the agent tells its manager until it tells this, that included."""
+        heard = []
+        while message not in heard:
+            heard += self.manager.recv(4096).decode().splitlines()
+        return heard
+
+    def tell(self, number):
+        self.process.send_signal(number)
+
+    def status(self):
+        """Once it answers: the socket is not there at once."""
+        deadline = time.monotonic() + 20
+        while not self.control.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return ask(self.control, "status")
+
+
+@contextmanager
+def service(tmp_path, **environment):
+    config, log = tmp_path / "config.toml", tmp_path / "log"
+    config.write_text(CONFIG.format(mode="recommend"))
+    arguments = ["run", "--config", config, "--database", tmp_path / "h.db", "--socket", tmp_path / "s"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("w") as err:
+        manager.bind(str(tmp_path / "manager"))
+        manager.settimeout(60)
+        process = subprocess.Popen(
+            [sys.executable, "-B", "-c", CLI, *map(str, arguments)],
+            env={**child_environment(), "NOTIFY_SOCKET": str(tmp_path / "manager"), **environment},
+            stderr=err,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield Service(process, manager, config, tmp_path / "s", log)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_service_tells_its_manager_of_its_life_reloads_and_stops(tmp_path):
+    with service(tmp_path, WATCHDOG_USEC="4000000", JOURNAL_STREAM="8:1") as running:
+        running.until(notify.READY)
+        running.until(notify.ALIVE)
+        assert running.status()["mode"] == "recommend"
+
+        running.config.write_text(CONFIG.format(mode="auto"))
+        running.tell(signal.SIGHUP)
+        told = running.until(notify.READY)
+        assert "RELOADING=1" in told
+        assert running.status()["mode"] == "auto"
+        assert set(running.status()["loops"]) == {"scan", "poll", "control"}
+
+        running.config.write_text(CONFIG.format(mode="automatic"))
+        running.tell(signal.SIGHUP)
+        running.until(notify.READY)
+        assert running.status()["mode"] == "auto"
+        refused = [line for line in running.log.read_text().splitlines() if "reload_refused" in line]
+        assert len(refused) == 1
+        assert refused[0].startswith("<3>event=reload_refused")
+        assert "curtailment.mode" in refused[0]
+
+        running.tell(signal.SIGTERM)
+        running.until(notify.STOPPING)
+        assert running.process.wait(10) == 0
+        assert "event=stopped" in running.log.read_text()
+
+
+def test_an_agent_whose_loop_hangs_tells_its_manager_no_more(tmp_path):
+    hangs = (
+        "import agent.service, agent.supervision, asyncio\n"
+        "agent.supervision.FIRST_PROGRESS_S = 0.5\n"
+        "async def hang(self): await asyncio.sleep(600)\n"
+        "agent.service.Agent._scan_loop = hang\n"
+    )
+    site = tmp_path / "sitecustomize"
+    site.mkdir()
+    (site / "hanging.py").write_text(hangs + CLI)
+    environment = {"PYTHONPATH": f"{site}:{child_environment()['PYTHONPATH']}", "WATCHDOG_USEC": "400000"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.agent.test_daemon.CLI", "import hanging")
+        with service(tmp_path, **environment) as running:
+            running.until(notify.READY)
+            deadline = time.monotonic() + 30
+            while "event=loop_late loop=scan" not in running.log.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running.manager.setblocking(False)
+            while heard(running.manager):
+                pass
+            time.sleep(1.0)
+            assert notify.ALIVE not in heard(running.manager)
+
+
+def heard(manager):
+    try:
+        return manager.recv(4096).decode().splitlines()
+    except BlockingIOError:
+        return []
+
+
+def test_nobody_is_told_where_there_is_no_manager(tmp_path):
+    assert not notify.tell(notify.READY, environment={})
+    assert not notify.tell(notify.READY, environment={"NOTIFY_SOCKET": str(tmp_path / "gone")})
+    assert not notify.tell(notify.READY, environment={"NOTIFY_SOCKET": "vsock:2:1"})
+
+
+def test_an_abstract_socket_is_told_too():
+    name = f"hashcost-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        assert notify.tell(notify.READY, notify.status("a\nb"), environment={"NOTIFY_SOCKET": f"@{name}"})
+        assert manager.recv(100) == b"READY=1\nSTATUS=a b"
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+    ],
+)
+def test_the_watchdog_is_ours_if_it_names_us_or_nobody(environment, seconds):
+    assert notify.watchdog_s(environment) == seconds
