@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 
-.PHONY: help demo test check bench lock hooks clean
+.PHONY: help demo test check bench deb deb-test lock hooks clean
 help:            ## what can be made
-	@sed -n 's/^\([a-z]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
 # Python and the locked packages, then this project in place, without a further download.
 $(BIN)/hashcost: pyproject.toml requirements/run.txt
@@ -38,6 +38,12 @@ check: $(VENV)/dev  ## lint, types, import contracts
 
 bench: $(BIN)/hashcost  ## what a poll, an appraisal and a stored round cost; writes bench/latest.json
 	@$(BIN)/python bench/run.py
+
+deb: $(BIN)/hashcost  ## a Debian package in dist/
+	@systemd/debian/build.sh $(BIN)/python dist
+
+deb-test: deb  ## install, upgrade and remove it in a clean Debian root; needs root and debootstrap
+	@systemd/debian/test.sh $$(ls -t dist/*.deb | head -n 1)
 
 lock:  ## write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock

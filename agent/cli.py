@@ -324,6 +324,28 @@ def check(config_path: Path | None, database: Path, as_json: bool) -> None:
         sys.exit(FAILED)
 
 
+@cli.command("install-service")
+@click.option("--print", "what", flag_value="print", default="print", help="Show the files (default).")
+@click.option("--apply", "what", flag_value="apply", help="Put them in place and have systemd take them in.")
+@click.option("--remove", "what", flag_value="remove", help="Take them away; configuration and data stay.")
+@click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path("/"),
+    help="Another root directory, for images and packages; nothing is started there.",
+)  # fmt: skip
+def install_service(what: str, root: Path) -> None:
+    """The files by which systemd runs the agent for months."""
+    from agent import installation
+
+    program = installation.program_for_service()
+    if what == "print":
+        click.echo(installation.as_text(program), nl=False)
+        return
+    lines = {"apply": installation.apply, "remove": installation.remove}[what](program, root)
+    click.echo("\n".join(lines))
+    if any(": FAILED" in line for line in lines):
+        sys.exit(PARTLY)
+
+
 def _tell(socket: Path, command: str, as_json: bool, **arguments: Any) -> None:
     """Give the running agent a command, print its answer, exit by what became of it."""
     import json
