@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FAILED, PARTLY = 1, 3
 MINING_YEARS = range(2009, 2141)
+DEFAULT_BACKUPS = Path("/var/lib/hashcost/backups")
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
 DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")
@@ -322,6 +323,38 @@ def check(config_path: Path | None, database: Path, as_json: bool) -> None:
     config = _load(config_path)
     if not check_site(config, database, as_json=as_json):
         sys.exit(FAILED)
+
+
+@cli.command()
+@click.option(
+    "--directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_BACKUPS, show_default=True,
+    help="Where copies are kept.",
+)  # fmt: skip
+@click.option("--keep", type=click.IntRange(1, 1000), default=7, show_default=True, help="Copies to keep.")
+@_database_option
+def backup(directory: Path, keep: int, database: Path) -> None:
+    """Copy the database while the agent runs; the oldest copies go."""
+    from datetime import UTC
+
+    from agent.backup import back_up
+
+    click.echo(back_up(database, directory, keep=keep, now=datetime.now(UTC)))
+
+
+@cli.command("restore-db")
+@click.argument("copy", type=click.Path(path_type=Path, dir_okay=False))
+@_database_option
+def restore_db(copy: Path, database: Path) -> None:
+    """Put a copy of the database back; the one that is there is moved aside. The agent must not run."""
+    from datetime import UTC
+
+    from agent.backup import restore
+
+    done = restore(copy, database, now=datetime.now(UTC))
+    until = "no round yet" if done.last_round_at is None else f"{done.last_round_at:%Y-%m-%d %H:%M:%S} UTC"
+    click.echo(f"{database}: as it was at {until}")
+    if done.kept is not None:
+        click.echo(f"{done.kept}: the database that was there")
 
 
 @cli.command("install-service")

@@ -27,7 +27,7 @@ from agent.fleet import Fleet, Machine
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
-from agent.orders import Order
+from agent.orders import Order, OrderState
 from agent.rows import (
     BASELINE_COLUMNS,
     LATEST_COLUMNS,
@@ -78,6 +78,10 @@ class Store:
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
+                if (found := damage(path)) is not None:
+                    raise StoreError(
+                        f"{path}: is damaged ({found}); put back the last copy: `hashcost restore-db FILE`"
+                    )
                 migrations.apply(self._db)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path}: cannot be opened as a hashcost database ({error})") from error
@@ -200,9 +204,25 @@ class Store:
             return None
 
     def advance(self, before: Order, after: Order) -> None:
-        """Replace an order by its next state, if it is still as `before`. Raises `StoreError` if it is not."""
-        with self._db.atomic():
+        """Replace an order by its next state, if it is still as `before`. Raises `StoreError` if it is not.
+
+        That it is being sent is on the disk itself before this returns: with the host's power gone a moment later,
+        an order that was sent and not remembered would leave a machine asleep that nobody wakes.
+        """
+        with self._safe_from_power_loss(after.state is OrderState.DISPATCHING), self._db.atomic():
             self._advance(before, after)
+
+    @contextmanager
+    def _safe_from_power_loss(self, wanted: bool) -> Iterator[None]:
+        """Have a transaction synced, and all that was committed before it, which is only sure not to be torn."""
+        if not wanted:
+            yield
+            return
+        self._db.conn.execute("PRAGMA synchronous=FULL")
+        try:
+            yield
+        finally:
+            self._db.conn.execute("PRAGMA synchronous=NORMAL")
 
     def supersede(self, before: Order, after: Order, new: Order) -> Order:
         """Advance one order and create another in one transaction."""
@@ -353,6 +373,34 @@ class Reader:
         for row in self._db.query("select valid_ms from readings order by began_ms desc limit 1"):
             return timedelta(milliseconds=row["valid_ms"])
         return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a database file, in SQLite's words; None if nothing is."""
+    try:
+        with closing(_connect_read_only(path)) as connection:
+            found = [" ".join(str(row[0]).split()) for row in connection.execute("pragma quick_check(3)")]
+    except sqlite3.Error as error:
+        return str(error)
+    return None if found == ["ok"] else "; ".join(found)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Write one consistent state of a database to a new file, packed and synced; writers go on. Raises `StoreError`."""
+    try:
+        with closing(_connect_read_only(source)) as connection:
+            connection.execute("vacuum into ?", (str(target),))
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+    except sqlite3.Error as error:
+        raise StoreError(f"{source}: cannot be copied to {target} ({error})") from error
+
+
+@contextmanager
+def no_writer(path: Path) -> Iterator[None]:
+    """While this lasts no agent can open the database. Raises `StoreError` if one has it."""
+    with _only_writer(path):
+        yield
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
