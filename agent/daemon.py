@@ -1,15 +1,19 @@
 """The agent as a service: logs, signals, reload of the configuration, and signs of life to the service manager."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agent import notify
 from agent.config import Config, ConfigError
+from agent.curtailment import Mode
 from agent.service import Agent
+from agent.store import UnusableStoreError
 from agent.supervision import Pulse
 
 log = logging.getLogger("hashcost")
@@ -61,13 +65,34 @@ class _Daemon:
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._told.set)
         while not self._stopping.is_set():
-            async with Agent(self._config, self._database, socket=self._socket) as agent:
+            async with self._agent() as agent:
                 log.info("event=started database=%s machines=%d", self._database, len(agent.fleet))
                 notify.tell(notify.READY, notify.status(f"{len(agent.fleet)} machines known"))
                 await self._run(agent)
                 if self._stopping.is_set():
                     notify.tell(notify.STOPPING)
         log.info("event=stopped")
+
+    @contextlib.asynccontextmanager
+    async def _agent(self) -> AsyncIterator[Agent]:
+        """The agent; one that only observes, and remembers nothing, where its database is damaged or locked away."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                agent = await stack.enter_async_context(
+                    Agent(self._config, self._database, socket=self._socket)
+                )
+            except UnusableStoreError as error:
+                log.error("event=storage_failed detail=%r mode=observe", str(error))  # noqa: TRY400 - the disk's fault
+                directory = stack.enter_context(TemporaryDirectory(prefix="hashcost-observing-"))
+                agent = await stack.enter_async_context(
+                    Agent(
+                        _observing(self._config),
+                        Path(directory) / "hashcost.db",
+                        socket=self._socket,
+                        storage_problem=f"{error}; only observing, until the next reload or start",
+                    )
+                )
+            yield agent
 
     def _on_stop(self) -> None:
         self._stopping.set()
@@ -100,6 +125,12 @@ class _Daemon:
             return False
         log.info("event=reloaded")
         return True
+
+
+def _observing(config: Config) -> Config:
+    """The same configuration in mode observe."""
+    curtailment = config.curtailment.model_copy(update={"mode": Mode.OBSERVE})
+    return config.model_copy(update={"curtailment": curtailment})
 
 
 async def _tell_alive(pulse: Pulse) -> None:

@@ -4,10 +4,14 @@
     |-- UsageError               exit 2: what was typed or configured
     |   |-- config.ConfigError       a configuration file, all its mistakes at once
     |   |-- store.StoreError         a database that is missing, foreign, newer or unreadable
+    |   |   `-- store.UnusableStoreError        one that is damaged or cannot be opened: the agent only observes
+    |   |-- backup.BackupError       a copy of the database, or its place
+    |   |-- installation.InstallationError   a service that could not run
     |   |-- export.ExportError       a range or an output file
     |   |-- selector.SelectorError    an expression that selects machines
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
     |   `-- control.BadCommandError   the same, told by the running agent
+    |-- StorageError             exit 1: the database cannot be written; nothing is done that is not recorded
     |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
     |-- output.OutputError     exit 1: what is printed cannot be written
     `-- demo.DemoError           exit 1: the simulated site did not start
@@ -28,3 +32,7 @@ class UsageError(AgentError):
     """The command cannot be carried out as it was given or configured."""
 
     exit_status = 2
+
+
+class StorageError(AgentError):
+    """The database could not be written: a full, failing or read-only disk. What was to follow is not done."""

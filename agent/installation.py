@@ -115,7 +115,8 @@ def _take_in(root: Path) -> Iterator[str]:
     yield _run("systemd-tmpfiles", "--create", "hashcost.conf")
     yield _run("chgrp", "hashcost", f"/{CONFIG_FILE}")
     yield _run("systemctl", "daemon-reload")
-    yield "now edit /etc/hashcost/config.toml, run `hashcost check`, then `systemctl enable --now hashcost`"
+    yield "now edit /etc/hashcost/config.toml, run `hashcost check`, then"
+    yield "  systemctl enable --now hashcost hashcost-backup.timer"
 
 
 def remove(program: Path, root: Path) -> list[str]:

@@ -40,7 +40,7 @@ class Operations:
         clock: Callable[[], datetime],
         record: Callable[[Event], Awaitable[None]],
         save: Callable[[str, bool], Awaitable[None]],
-        loops: Callable[[], Mapping[str, Any]] = dict,
+        health: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self.terms = terms
         self.picture: Picture | None = None
@@ -50,10 +50,10 @@ class Operations:
         self._clock = clock
         self._record = record
         self._save = save
-        self._loops = loops
+        self._health = health
 
     async def status(self) -> dict[str, Any]:
-        """Mode, hold, counts of orders, and how the agent's loops are doing."""
+        """Mode, hold, counts of orders, and how its loops and its database are doing."""
         orders = Counter(order.state.value for order in self._reconciler.all())
         return {
             "mode": self._curtailer.policy.mode.value,
@@ -61,7 +61,7 @@ class Operations:
             "closed": self._curtailer.closed,
             "machines": len(self._fleet),
             "orders": dict(orders),
-            "loops": dict(self._loops()),
+            **self._health(),
         }
 
     async def views(self) -> Sequence[MachineView]:

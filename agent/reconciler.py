@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
+from agent.errors import StorageError
 from agent.orders import (
     Order,
     OrderAction,
@@ -285,6 +286,8 @@ class Reconciler:
                     await self._send(order, driver)
         except _Overtaken:
             log.info("event=order_overtaken order=%d machine=%s", order.order_id, order.machine_id)
+        except StorageError as error:  # what could not be recorded was not sent; what was sent is verified
+            log.warning("event=order_not_recorded order=%d detail=%r", order.order_id, str(error))
         finally:
             self._sending.pop(order.order_id, None)
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ from agent.commands import Commands
 from agent.config import Config
 from agent.control import ControlServer
 from agent.curtailer import Curtailer
+from agent.errors import StorageError
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.fixed import FixedHashprice
@@ -34,7 +36,7 @@ from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
-from drivers.discovery import ScanProgress, scan
+from drivers.discovery import ScanProgress, ScanResult, scan
 from drivers.driver import Capabilities, Driver, Receipt, RestorePoint, Timings, Unsupported, WrongMachine
 from drivers.reading import Address, Identity, MachineId, PowerMode, Reading
 
@@ -67,6 +69,7 @@ class Agent:
         hashprice: HashpriceSource | None = None,
         power: PowerPriceSource | None = None,
         socket: Path | None = None,
+        storage_problem: str | None = None,
     ) -> None:
         self.config = config
         self.terms = config.economics.terms()
@@ -85,6 +88,8 @@ class Agent:
         self._address_changed = asyncio.Event()
         self._socket = socket
         self.pulse = Pulse()
+        self.storage_problem = self._lasting_problem = storage_problem
+        """Why nothing can be recorded, and so nothing is done; None while all is well."""
         self._stack = contextlib.AsyncExitStack()
         self._rounds = 0
         self.skipped_rounds = 0
@@ -115,7 +120,7 @@ class Agent:
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
             save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
-            loops=self.pulse.as_data,
+            health=lambda: {"loops": self.pulse.as_data(), "storage_problem": self.storage_problem},
         )
         return self
 
@@ -124,7 +129,8 @@ class Agent:
     ) -> None:
         try:
             await self._stack.aclose()
-            await self._in_writer(self._store.save_baselines, list(self.fleet))
+            async with self._recording():
+                await self._in_writer(self._store.save_baselines, list(self.fleet))
         finally:
             await self._in_writer(self._store.close)
             self._writer.shutdown(wait=False)  # idle by now
@@ -160,20 +166,24 @@ class Agent:
             self._poller.forget(machine_id)
         for event in changes.events:
             log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
-        # first of all, because a round that is under way may already show the new ones
-        await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
-        await self._in_writer(self._store.retire, changes.retired, self._clock.now())
-        scanned = Event(
-            at=self._clock.now(),
-            kind="scanned",
-            detail=f"{len(addresses)} addresses, {len(result.found)} machines, {len(result.failures)} failed",
-        )
-        await self._in_writer(self._store.save_events, [*changes.events, scanned])
+        async with self._recording():
+            await self._record_scan(changes, result, len(addresses))
         log.info(
             "event=scanned addresses=%d machines=%d failed=%d",
             len(addresses), len(result.found), len(result.failures),
         )  # fmt: skip
         return changes
+
+    async def _record_scan(self, changes: Changes, result: ScanResult, addresses: int) -> None:
+        # the machines first of all, because a round that is under way may already show the new ones
+        await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
+        await self._in_writer(self._store.retire, changes.retired, self._clock.now())
+        scanned = Event(
+            at=self._clock.now(),
+            kind="scanned",
+            detail=f"{addresses} addresses, {len(result.found)} machines, {len(result.failures)} failed",
+        )
+        await self._in_writer(self._store.save_events, [*changes.events, scanned])
 
     async def poll_once(self) -> Picture:
         """One round: read every machine that is due, appraise all of them, store it, show it."""
@@ -192,11 +202,26 @@ class Agent:
         self.curtailer.mark_ours()
         market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
         picture = view_fleet(self.fleet, market, self.terms, max_age=timedelta(seconds=self._valid_s))
-        await self._remember(picture, result)
         self.operations.picture = picture
-        await self.curtailer.decide(picture)
-        await self.reconciler.tick(self._sightings(picture))
+        async with self._recording():
+            await self._remember(picture, result)
+            await self.curtailer.decide(picture)
+            await self.reconciler.tick(self._sightings(picture))
         return picture
+
+    @contextlib.asynccontextmanager
+    async def _recording(self) -> AsyncIterator[None]:
+        """What is not done where it cannot be recorded. Says once when that begins and once when it ends."""
+        try:
+            yield
+        except StorageError as error:
+            if self.storage_problem == self._lasting_problem:
+                log.error("event=storage_failed detail=%r", str(error))  # noqa: TRY400 - a disk's fault, not ours
+            self.storage_problem = str(error)
+        else:
+            if self.storage_problem != self._lasting_problem:
+                log.info("event=storage_recovered")
+            self.storage_problem = self._lasting_problem
 
     def _sightings(self, picture: Picture) -> dict[MachineId, Sighting]:
         """Every machine that an order concerns, with its latest reading if that can be used as evidence."""
@@ -292,8 +317,12 @@ class Agent:
                     await self._address_changed.wait()
 
     async def _in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run in the store's own thread. Raises `StorageError` where the disk does not play along."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer, lambda: function(*args, **kwargs))
+        try:
+            return await loop.run_in_executor(self._writer, lambda: function(*args, **kwargs))
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._database}: cannot be written ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

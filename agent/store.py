@@ -4,6 +4,7 @@ One writer (`Store`, the agent) and any number of read-only readers (`Reader`: s
 Times are integer milliseconds since 1970 UTC; None is NULL.
 
     StoreError           the file cannot be used; the message says which and what to do
+    `-- UnusableStoreError        it is damaged, or cannot be written
 """
 
 import fcntl
@@ -62,6 +63,10 @@ class StoreError(UsageError):
     """The database cannot be used."""
 
 
+class UnusableStoreError(StoreError):
+    """The database is damaged, or the disk lets nobody write it."""
+
+
 class Store:
     """The agent's own connection. Not for use from two threads at once."""
 
@@ -79,12 +84,13 @@ class Store:
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
                 if (found := damage(path)) is not None:
-                    raise StoreError(
+                    raise UnusableStoreError(
                         f"{path}: is damaged ({found}); put back the last copy: `hashcost restore-db FILE`"
                     )
                 migrations.apply(self._db)
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be opened as a hashcost database ({error})") from error
+            kind = UnusableStoreError if _is_of_the_disk(error) else StoreError
+            raise kind(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
         self._quote: tuple[int, tuple[object, ...]] | None = None
 
@@ -373,6 +379,17 @@ class Reader:
         for row in self._db.query("select valid_ms from readings order by began_ms desc limit 1"):
             return timedelta(milliseconds=row["valid_ms"])
         return None
+
+
+def _is_of_the_disk(error: sqlite3.Error | OSError) -> bool:
+    """Whether the disk is at fault, and not what was asked for."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+    }
 
 
 def damage(path: Path) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 
 from agent import notify
 from agent.control import ask
+from agent.store import Store
 from tests.agent.processes import CLI, child_environment
 
 CONFIG = """
@@ -54,9 +55,9 @@ class Service:
 
 
 @contextmanager
-def service(tmp_path, **environment):
+def service(tmp_path, mode="recommend", **environment):
     config, log = tmp_path / "config.toml", tmp_path / "log"
-    config.write_text(CONFIG.format(mode="recommend"))
+    config.write_text(CONFIG.format(mode=mode))
     arguments = ["run", "--config", config, "--database", tmp_path / "h.db", "--socket", tmp_path / "s"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("w") as err:
         manager.bind(str(tmp_path / "manager"))
@@ -100,6 +101,24 @@ def test_a_service_tells_its_manager_of_its_life_reloads_and_stops(tmp_path):
         running.until(notify.STOPPING)
         assert running.process.wait(10) == 0
         assert "event=stopped" in running.log.read_text()
+
+
+def test_an_agent_with_a_damaged_database_observes_and_says_so(tmp_path):
+    with Store(tmp_path / "h.db"):
+        pass
+    with (tmp_path / "h.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 8192)
+    before = (tmp_path / "h.db").read_bytes()
+    with service(tmp_path, mode="auto") as running:
+        running.until(notify.READY)
+        status = running.status()
+        assert status["mode"] == "observe"
+        assert "database disk image is malformed); only observing" in status["storage_problem"]
+        assert "event=storage_failed" in running.log.read_text()
+        running.tell(signal.SIGTERM)
+        assert running.process.wait(10) == 0
+    assert (tmp_path / "h.db").read_bytes() == before
 
 
 def test_an_agent_whose_loop_hangs_tells_its_manager_no_more(tmp_path):

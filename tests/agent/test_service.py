@@ -16,6 +16,8 @@ from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
 from agent.clock import Clock
 from agent.config import Config, PollSection, ScanSection
+from agent.curtailment import CurtailmentPolicy, Mode, Rule
+from agent.orders import OrderState
 from agent.policy import Action, Reason
 from agent.rows import to_ms
 from agent.service import Agent
@@ -303,3 +305,50 @@ def test_the_command_ends_cleanly_when_asked_to(tmp_path, number):
     assert "Traceback" not in "".join(seen)
     status = hashcost("status", "--json", "--database", tmp_path / "db")
     assert json.loads(status.stdout)["machines"][0]["failure"] == "refused"
+
+
+async def test_a_round_that_cannot_be_stored_is_shown_and_nothing_is_done(database, lines):
+    """A disk that became read-only: the agent observes, loudly, and acts once it can record what it does."""
+    async with site(database, FakeDriver(reading(hashrate_ths=20.0))) as agent:
+        agent.curtailer.policy = CurtailmentPolicy(mode=Mode.AUTO, rule=Rule.DEAD_BAND)
+        agent._store._db.conn.execute("pragma query_only = on")
+        for _ in range(2):
+            shown = await agent.poll_once()
+            assert shown.views[0].action is Action.CURTAIL
+        assert "cannot be written (attempt to write a readonly database)" in agent.storage_problem
+        assert agent.reconciler.all() == []
+        assert agent.fakes[mac(1)].commands == []
+        assert (await agent.operations.status())["storage_problem"] == agent.storage_problem
+        assert len(lines("event=storage_failed")) == 1
+        agent._store._db.conn.execute("pragma query_only = off")
+        await agent.poll_once()
+        assert agent.storage_problem is None
+        assert len(lines("event=storage_recovered")) == 1
+        async with asyncio.timeout(5):
+            while not agent.fakes[mac(1)].commands:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_disk_that_fails_before_a_command_is_sent_keeps_it_from_being_sent(database, lines):
+    async with site(database, FakeDriver(reading(hashrate_ths=20.0))) as agent:
+        agent.curtailer.policy = CurtailmentPolicy(mode=Mode.AUTO, rule=Rule.DEAD_BAND)
+        store = agent._store
+
+        def fails(before, after):
+            if after.state is OrderState.DISPATCHING:
+                raise sqlite3.OperationalError("database or disk is full")
+            Store.advance(store, before, after)
+
+        store.advance = fails
+        await agent.poll_once()
+        async with asyncio.timeout(5):
+            while not lines("event=order_not_recorded"):
+                await asyncio.sleep(0.01)
+        assert agent.fakes[mac(1)].commands == []
+        (order,) = agent.reconciler.all()
+        assert order.state is OrderState.APPROVED
+        del store.advance
+        await agent.poll_once()
+        async with asyncio.timeout(5):
+            while agent.fakes[mac(1)].commands != [("sleep",)]:
+                await asyncio.sleep(0.01)
