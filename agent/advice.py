@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from agent.explain import explain
+from agent.decisions import DecisionRecord, decision_lines
+from agent.explain import WHY, explain
 from agent.policy import Action
 from agent.selector import SelectorError, parse, select
 from agent.status import PLAIN_WIDTH
@@ -27,9 +28,13 @@ def print_recommendations(database: Path, *, as_json: bool) -> None:
     to_act_on = [view for view in picture.views if view.action not in _LEAVES_AS_IT_IS]
     picture = Picture(market=picture.market, terms=picture.terms, views=to_act_on)
     if as_json:
-        _print_data(as_data(picture), stored)
+        _print_data(as_data(picture, decisions=stored.decisions), stored)
         return
-    notes = [] if to_act_on else ["nothing is recommended: every machine is to be left as it is"]
+    notes = (
+        decision_lines(stored.decisions)
+        if to_act_on
+        else ["nothing is recommended: every machine is to be left as it is"]
+    )
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     console.print(draw(picture, notes=[*notes, *_stale(stored)], width=console.width))
 
@@ -39,11 +44,18 @@ def print_explanation(database: Path, machine: str, *, as_json: bool) -> None:
     `StoreError`."""
     stored = stored_picture(database, datetime.now(UTC))
     picture = stored.picture
-    told = explain(_the_machine(machine, picture), picture.market, picture.terms)
+    view = _the_machine(machine, picture)
+    told = explain(view, picture.market, picture.terms)
+    decided = stored.decisions.get(view.machine_id)
     if as_json:
-        _print_data(told.as_data(), stored)
+        _print_data(told.as_data() | {"decision": decided and decided.as_data()}, stored)
         return
-    sys.stdout.write("\n".join([told.as_text(), *_stale(stored)]) + "\n")
+    does = "nothing was decided yet" if decided is None else f"{decided.in_words()}\n{_because(decided)}"
+    sys.stdout.write("\n".join([told.as_text(), f"  {'agent':<14}{does}", *_stale(stored)]) + "\n")
+
+
+def _because(decided: DecisionRecord) -> str:
+    return f"  {'':<14}{WHY[decided.reason]}"
 
 
 def _the_machine(name: str, picture: Picture) -> MachineView:

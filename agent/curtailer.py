@@ -1,6 +1,6 @@
 """From a picture of the site to orders: gathers what a decision needs, and gives the reconciler what was decided."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +17,7 @@ from agent.curtailment import (
     Site,
     decide,
 )
+from agent.decisions import DecisionRecord
 from agent.fleet import Fleet, Machine, baseline_point
 from agent.orders import Order, OrderAction, OrderState
 from agent.policy import Action, Reason, Recommendation
@@ -37,6 +38,7 @@ class Curtailer:
         reconciler: Reconciler,
         policy: CurtailmentPolicy,
         clock: Callable[[], datetime],
+        decided: Iterable[DecisionRecord] = (),
     ) -> None:
         self.policy = policy
         self.held = False
@@ -47,11 +49,22 @@ class Curtailer:
         self._reconciler = reconciler
         self._clock = clock
         self._memory: dict[MachineId, Memory] = {}
-        self._decisions: dict[MachineId, Decision] = {}
+        self._records = {record.machine_id: record for record in decided}
+        self._changed: dict[MachineId, DecisionRecord] = {}
 
-    def decisions(self) -> dict[MachineId, Decision]:
+    def decisions(self) -> dict[MachineId, DecisionRecord]:
         """What was last decided of each machine."""
-        return dict(self._decisions)
+        return dict(self._records)
+
+    def changed(self) -> list[DecisionRecord]:
+        """The decisions that are not stored as they are now."""
+        return list(self._changed.values())
+
+    def stored(self, records: Iterable[DecisionRecord]) -> None:
+        """These are stored now."""
+        for record in records:
+            if self._changed.get(record.machine_id) is record:
+                del self._changed[record.machine_id]
 
     def mark_ours(self) -> None:
         """Tell the fleet which machines sleep on our order."""
@@ -71,9 +84,33 @@ class Curtailer:
         )
         for decision in decisions:
             self._memory[decision.machine_id] = decision.memory
-            self._decisions[decision.machine_id] = decision
+            self._note(decision, picture, views[decision.machine_id])
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
                 await self._order(decision, picture, views[decision.machine_id])
+
+    def _note(self, decision: Decision, picture: Picture, view: MachineView) -> None:
+        """Keep a decision with what it was made from, from the moment on that it says something else; and what waiting
+        costs, for as long as a machine waits for that."""
+        before = self._records.get(decision.machine_id)
+        waits = decision.reason is Reason.ACCUMULATING
+        key = (decision.action, decision.target_mode, decision.reason, decision.automatic)
+        if before is not None and before.verdict == key:
+            if waits:
+                after = replace(before, regret_usd=decision.memory.regret_usd)
+                self._records[decision.machine_id] = self._changed[decision.machine_id] = after
+            return
+        record = DecisionRecord(
+            machine_id=decision.machine_id,
+            action=decision.action,
+            target_mode=decision.target_mode,
+            reason=decision.reason,
+            automatic=decision.automatic,
+            regret_usd=decision.memory.regret_usd,
+            switching_cost_usd=self.policy.switching_cost_of(view.model),
+            since=self._clock(),
+            snapshot=snapshot(view, picture),
+        )
+        self._records[decision.machine_id] = self._changed[decision.machine_id] = record
 
     async def _order(self, decision: Decision, picture: Picture, view: MachineView) -> None:
         point = self._fleet[decision.machine_id].running_point()
@@ -113,11 +150,13 @@ class Curtailer:
                 and view is not None
                 and not self._still_wanted(order, view)
             ):
-                await self._reconciler.reject(order, POLICY)
+                await self._reconciler.withdraw(order)
 
     def _still_wanted(self, order: Order, view: MachineView) -> bool:
         if order.reason == Reason.OBLIGATION:
             return self.obligation is not None
+        if self.obligation is not None and order.reason != Reason.DRIFT:
+            return False  # economics step aside, and a machine that is asked for may be shed
         if order.reason == Reason.DRIFT:
             return True
         if order.reason == Reason.OPERATOR:
@@ -153,10 +192,10 @@ class Curtailer:
         self, machine: Machine, view: MachineView, history: "_History", picture: Picture
     ) -> Candidate:
         point = machine.running_point()
-        action = OrderAction.SLEEP if view.run_state is RunState.MINING else OrderAction.WAKE
         return Candidate(
             machine_id=machine.machine_id,
             group=machine.group,
+            model=view.model,
             run_state=view.run_state,
             recommendation=Recommendation(action=view.action, reason=view.reason, marginal=view.marginal),
             decision_margin_usd_per_day=view.decision_margin_usd_per_day,
@@ -167,7 +206,8 @@ class Curtailer:
             ours=machine.ours,
             busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
-            gave_up=(machine.machine_id, action) in history.given_up,
+            gave_up=history.given_up.get(machine.machine_id, frozenset()),
+            rejected=history.rejected.get(machine.machine_id, frozenset()),
             memory=self._remembered(machine.machine_id, history),
         )
 
@@ -220,7 +260,8 @@ class _History:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self.busy = set(reconciler.open_orders())
-        self.given_up = reconciler.given_up()
+        self.given_up = _by_machine(reconciler.given_up())
+        self.rejected = _by_machine(reconciler.rejected())
         self.in_hands = reconciler.in_hands()
         self._confirmed: dict[tuple[MachineId, OrderAction], list[datetime]] = {}
         for order in reconciler.all():
@@ -232,11 +273,21 @@ class _History:
         return sorted(self._confirmed.get((machine_id, action), []))
 
 
+def _by_machine(
+    pairs: Iterable[tuple[MachineId, OrderAction]],
+) -> dict[MachineId, frozenset[OrderAction]]:
+    found: dict[MachineId, frozenset[OrderAction]] = {}
+    for machine_id, action in pairs:
+        found[machine_id] = found.get(machine_id, frozenset()) | {action}
+    return found
+
+
 def snapshot(view: MachineView, picture: Picture) -> dict[str, Any]:
     """What an order was decided from."""
     hashprice, power = picture.market.hashprice, picture.market.power
     return {
         "at": picture.market.at.isoformat(),
+        "seen_at": view.seen_at and view.seen_at.isoformat(),
         "run_state": view.run_state.value,
         "hashrate_ths": view.hashrate_ths,
         "power_w": view.power_w,
@@ -246,6 +297,8 @@ def snapshot(view: MachineView, picture: Picture) -> dict[str, Any]:
         "strike_price_usd_per_kwh": view.strike_price_usd_per_kwh,
         "hashprice_usd_per_ph_day": picture.market.hashprice_usd_per_ph_day,
         "hashprice_source": hashprice and hashprice.source,
+        "hashprice_observed_at": hashprice and hashprice.observed_at.isoformat(),
         "price_usd_per_kwh": picture.market.price_usd_per_kwh,
         "price_source": power and power.source,
+        "price_observed_at": power and power.observed_at.isoformat(),
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from types import MappingProxyType
 
 from agent.orders import OrderAction
 from agent.policy import Action, Reason, Recommendation
@@ -43,6 +44,11 @@ class Rule(StrEnum):
     """As soon as the margin is further from zero than a share of the energy cost."""
 
 
+SWITCHING_COSTS_USD: Mapping[str, float] = MappingProxyType({"Antminer S19": 0.02, "Antminer S21": 0.04})
+"""What a sleep and a wake cost by model, USD, until a site has learned better: ramp energy and lost hash of an S19j Pro
+come to 0.015 to 0.03, of an S21 to 0.03 to 0.05. A name stands for every model that begins with it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurtailmentPolicy:
     """The site's rules and limits. Costs in USD, times in seconds of the machines' clock."""
@@ -50,6 +56,9 @@ class CurtailmentPolicy:
     mode: Mode = Mode.RECOMMEND
     rule: Rule = Rule.CUMULATIVE
     switching_cost_usd: float = 0.02
+    """Of a model that `switching_cost_by_model` does not name."""
+    switching_cost_by_model: Mapping[str, float] = field(default_factory=dict)
+    """USD by model; the longest name that a model begins with counts."""
     dead_band: float = 0.12
     min_on_s: float = 600.0
     min_off_s: float = 600.0
@@ -62,6 +71,11 @@ class CurtailmentPolicy:
     max_site_kw: float | None = None
     participation: Mapping[str, Participation] = field(default_factory=dict)
     """By machine id or group; the machine's own counts first."""
+
+    def switching_cost_of(self, model: str) -> float:
+        """What a sleep and a wake of a model cost together, USD."""
+        named = [name for name in self.switching_cost_by_model if model.startswith(name)]
+        return self.switching_cost_by_model[max(named, key=len)] if named else self.switching_cost_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +105,14 @@ class ModePoint:
 class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
 
-    `ours` means that it sleeps on a standing order; `busy` that an order for it is open; `gave_up` that the last
-    order of the kind it would need failed, `in_hands` that a person ordered it lately and it is to be left alone.
+    `ours` means that it sleeps on a standing order; `busy` that an order for it is open. Orders of the kinds in
+    `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands` says that a person ordered it
+    lately and it is to be left alone.
     """
 
     machine_id: MachineId
     group: str
+    model: str = ""
     run_state: RunState
     recommendation: Recommendation
     decision_margin_usd_per_day: float | None
@@ -106,7 +122,8 @@ class Candidate:
     other_modes: Sequence[ModePoint] = ()
     ours: bool = False
     busy: bool = False
-    gave_up: bool = False
+    gave_up: frozenset[OrderAction] = frozenset()
+    rejected: frozenset[OrderAction] = frozenset()
     in_hands: bool = False
     memory: Memory = Memory()
 
@@ -224,6 +241,8 @@ def _better_mode(candidate: Candidate) -> ModePoint | None:
     here = candidate.decision_margin_usd_per_day
     if candidate.recommendation.action not in (Action.RUN, Action.CURTAIL) or here is None:
         return None
+    if OrderAction.SET_MODE in candidate.gave_up:  # it does not take modes: sleep is what is left
+        return None
     best = max(candidate.other_modes, key=lambda point: point.decision_margin_usd_per_day, default=None)
     return best if best is not None and best.decision_margin_usd_per_day > max(here, 0.0) else None
 
@@ -254,7 +273,8 @@ def _refusal(
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
         (candidate.busy, reason),
         (candidate.in_hands and reason not in _NO_ECONOMICS, Reason.OPERATOR),
-        (candidate.gave_up, Reason.GAVE_UP),
+        (action in candidate.gave_up, Reason.GAVE_UP),
+        (action in candidate.rejected and reason not in _NO_ECONOMICS, Reason.REJECTED),
     )
     for stands, why in standing_against:
         if stands:
@@ -263,20 +283,26 @@ def _refusal(
         return None
     if not _worth_it(candidate, policy):
         return Reason.ACCUMULATING
-    return _too_soon(action, candidate.memory, site, policy)
+    return _too_soon(action, candidate, site, policy)
 
 
 def _worth_it(candidate: Candidate, policy: CurtailmentPolicy) -> bool:
     if policy.rule is Rule.CUMULATIVE:
-        return candidate.memory.regret_usd >= policy.switching_cost_usd / 2
+        return candidate.memory.regret_usd >= policy.switching_cost_of(candidate.model) / 2
     margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
     return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
 
 
-def _too_soon(action: OrderAction, memory: Memory, site: Site, policy: CurtailmentPolicy) -> Reason | None:
+def _too_soon(
+    action: OrderAction, candidate: Candidate, site: Site, policy: CurtailmentPolicy
+) -> Reason | None:
+    memory = candidate.memory
     if action is OrderAction.SLEEP and len(memory.sleeps) >= policy.cycles_per_day:
         return Reason.CYCLE_CAP
-    if memory.regret_usd >= policy.override_cycles * policy.switching_cost_usd:
+    too_dear_usd = policy.override_cycles * policy.switching_cost_of(candidate.model)
+    if (
+        0.0 < too_dear_usd <= memory.regret_usd
+    ):  # where a cycle costs nothing, nothing says that waiting is dear
         return None
     if memory.switched_at is None:
         return None

@@ -47,6 +47,7 @@ WHY: Mapping[str, str] = MappingProxyType(
         "operator_hold": "An operator holds the whole site as it is.",
         "obligation": "The grid is owed its load, which outranks what it earns.",
         "gave_up": "An order for it failed, and it is not tried for ever.",
+        "rejected": "An operator refused it lately, and is not asked again so soon.",
         "operator": "An operator ordered it.",
         "drift": "It left its sleep by itself.",
     }
@@ -74,6 +75,7 @@ UNTIL: Mapping[str, str] = MappingProxyType(
         "operator_hold": "`hashcost resume`",
         "obligation": "the end of the obligation",
         "gave_up": "an operator who looked at it and orders it again",
+        "rejected": "time, or an operator who orders it",
         "operator": "another order of an operator",
         "drift": "its way back to sleep, or an operator",
     }

@@ -193,3 +193,24 @@ def m002_orders(db: Database) -> None:
     db.table("orders").create_index(["settled_ms"])
     db.execute("alter table readings add column ours integer")
     db.execute("alter table readings add column decision_margin_usd_per_day real")
+
+
+@migrations()
+def m003_decisions(db: Database) -> None:
+    """What was last decided of each machine, since when, and from what."""
+    db.table("decisions").create(
+        {
+            "machine_id": str,
+            "action": str,
+            "target_mode": str,
+            "reason": str,
+            "automatic": int,
+            "regret_usd": float,
+            "switching_cost_usd": float,
+            "since_ms": int,
+            "snapshot": str,
+        },
+        pk="machine_id",
+        not_null={"reason", "automatic", "regret_usd", "switching_cost_usd", "since_ms", "snapshot"},
+        strict=True,
+    )

@@ -153,14 +153,14 @@ class Operations:
         if own is Participation.NEVER:
             return Reason.PROTECTED.value
         if action is OrderAction.WAKE:
-            return None if machine_id in self._reconciler.standing() else Reason.NOT_OURS_TO_WAKE.value
+            return None if self._sleep_of(view) is not None else Reason.NOT_OURS_TO_WAKE.value
         if view.implausible is not None:
             return Reason.IMPLAUSIBLE_READING.value
         return None if view.run_state is RunState.MINING else NOT_MINING
 
     def _wanted(self, view: MachineView, action: OrderAction, by: str) -> Order:
         point = self._fleet[view.machine_id].running_point()
-        standing = self._reconciler.standing().get(view.machine_id)
+        asleep = self._sleep_of(view)
         assert self.picture is not None  # noqa: S101 - the view came from it
         return Order(
             order_id=0,
@@ -171,9 +171,17 @@ class Operations:
             ordered_by=by,
             created_at=self._clock(),
             power_w=(view.power_w or 0.0) if point is None else point.power_w,
-            restore=None if standing is None else standing.restore,
+            restore=None if asleep is None else asleep.restore,
             snapshot=snapshot(view, self.picture),
         )
+
+    def _sleep_of(self, view: MachineView) -> Order | None:
+        """The order that a machine sleeps on. Of one that was given up, though it was sent, a person may say that it
+        took effect after all."""
+        standing = self._reconciler.standing().get(view.machine_id)
+        if standing is not None or view.run_state is not RunState.ASLEEP:
+            return standing
+        return self._reconciler.in_doubt().get(view.machine_id)
 
     def _open(self, order_id: int) -> Order | None:
         return next((o for o in self._reconciler.open_orders().values() if o.order_id == order_id), None)

@@ -62,6 +62,8 @@ class Reason(StrEnum):
     """The grid is owed its load; outranks economics."""
     GAVE_UP = "gave_up"
     """An order for this failed; a person must look before it is tried again."""
+    REJECTED = "rejected"
+    """Somebody refused it lately; it is not asked for again so soon."""
     OPERATOR = "operator"
     """Somebody ordered it."""
     DRIFT = "drift"

@@ -44,6 +44,8 @@ _FINAL = (CommandRefused, Unsupported, AuthenticationFailed, WrongMachine)
 """Failures that the next try would only repeat."""
 GIVE_UP_FOR = timedelta(hours=6)
 REMEMBER = timedelta(days=1)
+REJECTED = "rejected"
+"""Failure of an order that a person refused."""
 INTERNAL_ERROR = "internal_error"
 """Kind of a failure that is a fault of hashcost, not of the machine."""
 
@@ -142,12 +144,34 @@ class Reconciler:
 
     def given_up(self) -> set[tuple[MachineId, OrderAction]]:
         """What failed so lately that only a person may try it again."""
+        return self._settled_lately(lambda order: order.state is OrderState.FAILED)
+
+    def rejected(self) -> set[tuple[MachineId, OrderAction]]:
+        """What a person refused so lately that they are not to be asked again."""
+        return self._settled_lately(lambda order: order.failure == REJECTED)
+
+    def _settled_lately(self, which: Callable[[Order], bool]) -> set[tuple[MachineId, OrderAction]]:
         limit = self._clock() - GIVE_UP_FOR
         return {
             (order.machine_id, order.action)
             for order in self._orders.values()
-            if order.state is OrderState.FAILED and order.settled_at is not None and order.settled_at > limit
+            if which(order) and order.settled_at is not None and order.settled_at > limit
         }
+
+    def in_doubt(self) -> dict[MachineId, Order]:
+        """Machines that may sleep because of us: a sleep was sent and given up for want of evidence, lately. They are
+        not ours to wake, but a person may say that they are."""
+        found: dict[MachineId, Order] = {}
+        for order in self._orders.values():
+            if order.action is not OrderAction.WAKE:
+                found.pop(order.machine_id, None)
+            if (
+                order.action is OrderAction.SLEEP
+                and order.state is OrderState.FAILED
+                and order.restore is not None
+            ):
+                found[order.machine_id] = order
+        return found
 
     def in_hands(self) -> set[MachineId]:
         """Machines that a person put to sleep, or woke so lately that they are to be left alone."""
@@ -180,11 +204,17 @@ class Reconciler:
             return self._orders[order.order_id]
 
     async def reject(self, order: Order, by: str) -> Order:
-        """A person refuses a proposal, or stops an order that was not sent yet. What became of it, if it was."""
+        """A person refuses a proposal, or stops an order that was not sent yet, and is not asked again for some hours.
+        What became of it, if it was sent."""
         try:
-            return await self._end(order, OrderState.EXPIRED, detail=f"rejected by {by}")
+            return await self._end(order, OrderState.EXPIRED, failure=REJECTED, detail=f"rejected by {by}")
         except _Overtaken:
             return self._orders[order.order_id]
+
+    async def withdraw(self, order: Order) -> None:
+        """An order that was not sent is wanted no more."""
+        with suppress(_Overtaken):
+            await self._end(order, OrderState.EXPIRED, detail="wanted no more")
 
     # -- the work -------------------------------------------------------------------------------------
 

@@ -109,7 +109,8 @@ class Agent:
                 ramp=Ramp(machines=policy.batch_machines, kw_per_min=policy.ramp_kw_per_min),
             )
         )
-        self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now)
+        decided = await self._in_writer(self._store.load_decisions)
+        self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now, decided)
         self.curtailer.held = self.reconciler.held = await self._setting(HELD)
         self.curtailer.closed = await self._setting(CLOSED)
         self.operations = Operations(
@@ -206,6 +207,9 @@ class Agent:
         async with self._recording():
             await self._remember(picture, result)
             await self.curtailer.decide(picture)
+            changed = self.curtailer.changed()
+            await self._in_writer(self._store.save_decisions, changed)
+            self.curtailer.stored(changed)
             await self.reconciler.tick(self._sightings(picture))
         return picture
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from agent.decisions import decision_lines
 from agent.stored import stored_picture
 from agent.summary import as_data, doubt_lines, draw
 
@@ -18,14 +19,14 @@ def print_status(database: Path, *, as_json: bool) -> None:
     stored = stored_picture(database, datetime.now(UTC))
     if as_json:
         doubts = [f"{event.kind}: {event.detail}" for event in stored.doubts]
-        data = as_data(stored.picture, notes=doubts) | {
+        data = as_data(stored.picture, notes=doubts, decisions=stored.decisions) | {
             "polled_at": stored.polled_at.isoformat(),
             "age_s": stored.age.total_seconds(),
             "stale": stored.is_stale,
         }
         sys.stdout.write(json.dumps(data) + "\n")
         return
-    notes = [*doubt_lines(stored.doubts)]
+    notes = [*decision_lines(stored.decisions), *doubt_lines(stored.doubts)]
     notes.append(f"last poll {stored.polled_at:%Y-%m-%d %H:%M:%S} UTC, {_in_words(stored.age)} ago")
     if stored.is_stale:
         notes.append("STALE: the agent has not polled since; is it running?")

@@ -23,6 +23,7 @@ from sqlite_utils import Database
 
 from agent.appraisal import Terms
 from agent.baseline import Baseline
+from agent.decisions import DECISION_COLUMNS, DecisionRecord, decision_of, decision_row
 from agent.errors import UsageError
 from agent.fleet import Fleet, Machine
 from agent.market.quote import Market
@@ -129,7 +130,11 @@ class Store:
         rows = [(to_ms(at), machine_id) for machine_id in machine_ids]
         with self._db.atomic():
             self._db.conn.executemany("update machines set retired_ms = ? where machine_id = ?", rows)
-            self._db.conn.executemany("delete from latest where machine_id = ?", [row[1:] for row in rows])
+            for table in ("latest", "decisions"):
+                self._db.conn.executemany(
+                    f"delete from {table} where machine_id = ?",  # noqa: S608 - names of ours
+                    [row[1:] for row in rows],
+                )
 
     def save_baselines(self, machines: Iterable[Machine]) -> None:
         """Write the settled baselines of machines, so that a restart need not learn them again. What a machine no
@@ -272,6 +277,18 @@ class Store:
             )
         ]
 
+    def save_decisions(self, records: Iterable[DecisionRecord]) -> None:
+        """Replace what was decided of these machines."""
+        with self._db.atomic():
+            self._db.conn.executemany(
+                _upsert("decisions", DECISION_COLUMNS, "machine_id"),
+                [decision_row(record) for record in records],
+            )
+
+    def load_decisions(self) -> list[DecisionRecord]:
+        """What was last decided of each machine."""
+        return [decision_of(row) for row in self._db.query("select * from decisions")]
+
     def save_events(self, events: Iterable[Event]) -> None:
         """Append events."""
         with self._db.atomic():
@@ -320,6 +337,13 @@ class Reader:
     def latest(self) -> list[MachineView]:
         """The latest picture of every machine, in no order."""
         return [view_of(row) for row in self._db.query(_SELECT_LATEST)]
+
+    def decisions(self) -> dict[MachineId, DecisionRecord]:
+        """What the agent last decided of each machine."""
+        return {
+            record.machine_id: record
+            for record in map(decision_of, self._db.query("select * from decisions"))
+        }
 
     def conditions(self) -> tuple[Market, Terms] | None:
         """Prices and payout terms in force at the last round (of the terms: fee, reject and overhead)."""

@@ -1,15 +1,16 @@
 """The site as the store has it, for every screen: what is too old to stand is shown as unknown, never as it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from agent.decisions import DecisionRecord
 from agent.policy import Action, Reason
 from agent.rows import Event
 from agent.store import Reader, StoreError
 from agent.view import MachineView, Picture, by_margin
-from drivers.reading import PowerSource, RunState
+from drivers.reading import MachineId, PowerSource, RunState
 
 DEFAULT_VALIDITY = timedelta(seconds=75)
 """2.5 rounds at the default interval; for a store without a reading, where nothing says how long one may stand."""
@@ -20,7 +21,7 @@ class StoredPicture:
     """The site at `now`: as of the last round, which began at `polled_at`, less what has grown stale since.
 
     A reading, and the whole picture, may stand for `validity`. `doubts` are what the last scan that found anything to
-    tell could not identify, tell apart or read.
+    tell could not identify, tell apart or read; `decisions` what the agent last decided of each machine.
     """
 
     picture: Picture
@@ -28,6 +29,7 @@ class StoredPicture:
     now: datetime
     validity: timedelta
     doubts: Sequence[Event]
+    decisions: Mapping[MachineId, DecisionRecord]
 
     @property
     def age(self) -> timedelta:
@@ -50,6 +52,7 @@ def stored_picture(database: Path, now: datetime) -> StoredPicture:
         market, terms = conditions
         validity = reader.validity() or DEFAULT_VALIDITY
         views = by_margin(_as_of(view, now, validity) for view in reader.latest())
+        decisions = reader.decisions()
         doubts = [event for event in reader.last_scan() if event.is_doubt]
     return StoredPicture(
         picture=Picture(market=market, terms=terms, views=views),
@@ -57,6 +60,7 @@ def stored_picture(database: Path, now: datetime) -> StoredPicture:
         now=now,
         validity=validity,
         doubts=doubts,
+        decisions=decisions,
     )
 
 

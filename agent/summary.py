@@ -1,6 +1,6 @@
 """The plain-terminal picture of a site: a table of all machines and the totals under it, or the same as data."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -11,11 +11,12 @@ from rich.text import Text
 
 from agent import economics
 from agent.appraisal import Terms
+from agent.decisions import DecisionRecord
 from agent.market.quote import Market
 from agent.policy import Action
 from agent.rows import Event
 from agent.view import MachineView, Picture, SiteTotals, totals
-from drivers.reading import PowerSource, RunState
+from drivers.reading import MachineId, PowerSource, RunState
 
 STATE_STYLE = {
     RunState.MINING: "green",
@@ -35,12 +36,23 @@ _UNKNOWN = "-"
 _MOST_DOUBTS = 5
 
 
-def as_data(picture: Picture, *, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """The picture as plain data for `--json`: market, machines worst margin first, totals."""
+def as_data(
+    picture: Picture,
+    *,
+    notes: Sequence[str] = (),
+    decisions: Mapping[MachineId, DecisionRecord] | None = None,
+) -> dict[str, Any]:
+    """The picture as plain data for `--json`: market, machines worst margin first, with what the agent decided of each
+    where that is known, totals."""
+    machines = [view_as_data(view) for view in picture.views]
+    if decisions is not None:
+        for machine in machines:
+            decided = decisions.get(machine["machine_id"])
+            machine["decision"] = decided and decided.as_data()
     return {
         "at": picture.market.at.isoformat(),
         "market": market_as_data(picture.market, picture.terms),
-        "machines": [view_as_data(view) for view in picture.views],
+        "machines": machines,
         "totals": asdict(totals(picture.views)),
         "notes": list(notes),
     }

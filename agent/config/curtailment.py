@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from agent.config.section import Section
-from agent.curtailment import Mode, Rule
+from agent.curtailment import SWITCHING_COSTS_USD, Mode, Rule
 
 
 class CurtailmentSection(Section):
@@ -20,7 +20,12 @@ class CurtailmentSection(Section):
         description="cumulative (switch once waiting has cost half a cycle) or dead_band.",
     )
     switching_cost_usd: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.02, description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear."
+        default=0.02,
+        description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear; of models not named.",
+    )
+    switching_cost_by_model: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
+        default=dict(SWITCHING_COSTS_USD),
+        description="The same by model, USD; a name stands for every model that begins with it.",
     )
     dead_band: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.12, description="For rule dead_band: share of the energy cost that a margin must exceed."
@@ -33,7 +38,7 @@ class CurtailmentSection(Section):
     )
     override_cycles: Annotated[float, Field(ge=1)] = Field(
         default=5.0,
-        description="Waiting that has cost so many cycles overrides the minimum times and the cap.",
+        description="Waiting that has cost so many cycles overrides the minimum times.",
     )
     cycles_per_day: Annotated[int, Field(ge=1, le=100)] = Field(
         default=8, description="Sleeps of one machine within a day."
@@ -41,8 +46,9 @@ class CurtailmentSection(Section):
     batch_machines: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=50, description="Machines moved within a minute, each way."
     )
-    ramp_kw_per_min: Annotated[float, Field(ge=10)] = Field(
-        default=500.0, description="Load moved within a minute, each way, kW; at least one big machine."
+    ramp_kw_per_min: Annotated[float, Field(ge=15)] = Field(
+        default=500.0,
+        description="Load moved within a minute, each way, kW; at least that of one big machine.",
     )
     min_site_kw: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="Load that economics may not go below, kW."

@@ -277,7 +277,7 @@ def test_a_machine_with_an_open_order_gets_no_other():
 
 
 def test_what_failed_lately_is_not_tried_again():
-    assert verdict(candidate(gave_up=True)) == (None, Reason.GAVE_UP)
+    assert verdict(candidate(gave_up=frozenset({OrderAction.SLEEP}))) == (None, Reason.GAVE_UP)
 
 
 def test_what_a_person_ordered_is_left_alone_by_economics():

@@ -25,7 +25,7 @@ from agent.fleet import Failure, Fleet
 from agent.operations import HELD, Operations
 from agent.orders import Order, OrderAction, OrderState, Patience
 from agent.policy import Reason
-from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
+from agent.reconciler import REJECTED, REMEMBER, Ramp, Reconciler, Sighting
 from agent.store import Store
 from agent.view import Picture, view_fleet
 from drivers.driver import (
@@ -594,6 +594,8 @@ class Orders(RuleBasedStateMachine):
                 settled = where is RunState.ASLEEP or decision.action is None
             case Reason.GAVE_UP:
                 settled = any(o.state is OrderState.FAILED and o.failure for o in mine)
+            case Reason.REJECTED:
+                settled = any(o.failure == REJECTED for o in mine)
             case Reason.NOT_OURS_TO_WAKE:
                 settled = model.by_hand or any(o.failure for o in mine)
             case _:
