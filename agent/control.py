@@ -75,6 +75,7 @@ class BadCommandError(ControlError, UsageError):
 class Role(StrEnum):
     """What a caller may do."""
 
+    STRANGER = "stranger"
     VIEWER = "viewer"
     OPERATOR = "operator"
 
@@ -97,15 +98,28 @@ class Peer:
     uid: int
     gids: frozenset[int]
 
-    def role(self, *, agent_uid: int, operator_gid: int | None) -> Role:
-        """Root, the agent itself and the members of the operators' group are operators."""
-        trusted = self.uid in {0, agent_uid} or operator_gid in self.gids
-        return Role.OPERATOR if trusted else Role.VIEWER
+    def role(self, *, agent_uid: int, groups: "Groups") -> Role:
+        """Root, the agent itself and the members of the operators' group are operators; everybody else is a viewer,
+        unless there is a group for that which they are not in."""
+        if self.uid in {0, agent_uid} or groups.operator_gid in self.gids:
+            return Role.OPERATOR
+        may_look = not groups.has_viewers or groups.viewer_gid in self.gids
+        return Role.VIEWER if may_look else Role.STRANGER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """Ids of the groups that decide roles. `has_viewers` says that there is a group for viewers; an id is None where
+    the host has no group of the name."""
+
+    operator_gid: int | None
+    has_viewers: bool = False
+    viewer_gid: int | None = None
 
 
 def permitted(command: str, role: Role) -> bool:
     """Whether a caller of this role may give the command. What nobody knows is an operator's."""
-    return role is Role.OPERATOR or command in VIEWER_COMMANDS
+    return role is Role.OPERATOR or (role is Role.VIEWER and command in VIEWER_COMMANDS)
 
 
 # -- messages ----------------------------------------------------------------------------------------
@@ -173,20 +187,22 @@ class ControlServer:
         handle: Callable[[Request], Awaitable[dict[str, Any]]],
         *,
         operator_group: str = OPERATOR_GROUP,
+        viewer_group: str | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self.ready = asyncio.Event()
         self._path = path
         self._handle = handle
         self._operator_group = operator_group
-        self._operator_gid: int | None = None
+        self._viewer_group = viewer_group
+        self._groups = Groups(operator_gid=None)
         self._idle_s = idle_s
         self._clients: Counter[Role] = Counter()
         self._viewers_turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Serve until cancelled. Raises `ControlError` if the socket cannot be had."""
-        self._operator_gid = await asyncio.to_thread(_gid, self._operator_group)
+        self._groups = await asyncio.to_thread(_groups, self._operator_group, self._viewer_group)
         endpoint = await asyncio.to_thread(_Endpoint, self._path)
         try:
             async with asyncio.TaskGroup() as clients:
@@ -207,7 +223,7 @@ class ControlServer:
                 continue
             connection.setblocking(False)
             peer = _peer(connection)
-            role = peer.role(agent_uid=os.geteuid(), operator_gid=self._operator_gid)
+            role = peer.role(agent_uid=os.geteuid(), groups=self._groups)
             if self._is_full(role):
                 with connection, contextlib.suppress(OSError):
                     connection.send(_error("busy", "too many clients; try again"))
@@ -216,8 +232,8 @@ class ControlServer:
             clients.create_task(self._serve(connection, peer, role))
 
     def _is_full(self, role: Role) -> bool:
-        viewers = self._clients[Role.VIEWER]
-        return self._clients.total() >= MAX_CLIENTS or (role is Role.VIEWER and viewers >= MAX_VIEWERS)
+        others = self._clients.total() - self._clients[Role.OPERATOR]
+        return self._clients.total() >= MAX_CLIENTS or (role is not Role.OPERATOR and others >= MAX_VIEWERS)
 
     async def _serve(self, connection: socket.socket, peer: Peer, role: Role) -> None:
         """One client, whatever it does: its connection is closed in the end and nobody else hears of it."""
@@ -283,10 +299,11 @@ class ControlServer:
             return _error("internal", f"{command} failed inside the agent; its log says why")
 
     def _forbidden(self, command: str, user: str) -> str:
-        return (
-            f"{command} is for operators and {user} is a viewer; ask to be added to the group {self._operator_group}, "
-            "then log in again"
-        )
+        if command in VIEWER_COMMANDS:
+            whose, group = "viewers and operators", self._viewer_group
+        else:
+            whose, group = "operators", self._operator_group
+        return f"{command} is for {whose}, and {user} is none; ask to be added to the group {group}, then log in again"
 
 
 class _Endpoint:
@@ -361,6 +378,11 @@ def _is_live(path: Path) -> bool:
         except TimeoutError:
             return True
     return True
+
+
+def _groups(operators: str, viewers: str | None) -> Groups:
+    viewer_gid = None if viewers is None else _gid(viewers)
+    return Groups(operator_gid=_gid(operators), has_viewers=viewers is not None, viewer_gid=viewer_gid)
 
 
 def _gid(group: str) -> int | None:

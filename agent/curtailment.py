@@ -44,9 +44,11 @@ class Rule(StrEnum):
     """As soon as the margin is further from zero than a share of the energy cost."""
 
 
-SWITCHING_COSTS_USD: Mapping[str, float] = MappingProxyType({"Antminer S19": 0.02, "Antminer S21": 0.04})
-"""What a sleep and a wake cost by model, USD, until a site has learned better: ramp energy and lost hash of an S19j Pro
-come to 0.015 to 0.03, of an S21 to 0.03 to 0.05. A name stands for every model that begins with it."""
+SWITCHING_COSTS_USD: Mapping[str, float] = MappingProxyType(
+    {"": 0.02, "Antminer S19": 0.02, "Antminer S21": 0.04}
+)
+"""What a sleep and a wake cost by model, USD, if nobody said otherwise: ramp energy and lost hash of an S19j Pro come
+to 0.015 to 0.03, of an S21 to 0.03 to 0.05. A name stands for every model that begins with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,8 @@ class CurtailmentPolicy:
 
     mode: Mode = Mode.RECOMMEND
     rule: Rule = Rule.CUMULATIVE
-    switching_cost_usd: float = 0.02
-    """Of a model that `switching_cost_by_model` does not name."""
+    switching_cost_usd: float | None = None
+    """Of models that `switching_cost_by_model` does not name; None is what `SWITCHING_COSTS_USD` says."""
     switching_cost_by_model: Mapping[str, float] = field(default_factory=dict)
     """USD by model; the longest name that a model begins with counts."""
     dead_band: float = 0.12
@@ -73,9 +75,10 @@ class CurtailmentPolicy:
     """By machine id or group; the machine's own counts first."""
 
     def switching_cost_of(self, model: str) -> float:
-        """What a sleep and a wake of a model cost together, USD."""
-        named = [name for name in self.switching_cost_by_model if model.startswith(name)]
-        return self.switching_cost_by_model[max(named, key=len)] if named else self.switching_cost_usd
+        """What a sleep and a wake of a model cost together, USD: as configured for the model, for all, or as a rule."""
+        everybody = SWITCHING_COSTS_USD if self.switching_cost_usd is None else {"": self.switching_cost_usd}
+        costs = {**everybody, **self.switching_cost_by_model}
+        return costs[max((name for name in costs if model.startswith(name)), key=len)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,7 +166,7 @@ def _after_dispatch(
 ) -> Verdict:
     assert order.dispatched_at is not None  # noqa: S101 - a dispatched order has a time
     evidence = reading if reading is not None and reading.began_at > order.dispatched_at else None
-    if evidence is not None and _reached(order, evidence):
+    if evidence is not None and _reached(order, evidence) and not _too_early(order, evidence, timings):
         return Verdict(step=Step.CONFIRM)
     within_s = timings.sleep_within_s if order.action is OrderAction.SLEEP else timings.wake_within_s
     limit = order.dispatched_at + timedelta(seconds=within_s)
@@ -181,6 +181,13 @@ def _after_dispatch(
     if order.attempts < patience.attempts:
         return Verdict(step=Step.DISPATCH)
     return Verdict(step=Step.FAIL, failure=_disobedience(order, evidence), detail=_seen(evidence))
+
+
+def _too_early(order: Order, evidence: Reading, timings: Timings) -> bool:
+    """A machine that only restarts looks asleep for a while."""
+    assert order.dispatched_at is not None  # noqa: S101 - a dispatched order has a time
+    proves_from = order.dispatched_at + timedelta(seconds=timings.sleep_from_s)
+    return order.action is OrderAction.SLEEP and evidence.began_at < proves_from
 
 
 def _reached(order: Order, reading: Reading) -> bool:

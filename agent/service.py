@@ -145,7 +145,8 @@ class Agent:
             group.create_task(supervise("scan", self._scan_loop, pulse=self.pulse))
             group.create_task(supervise("poll", self.poll_forever, pulse=self.pulse))
             if self._socket is not None:
-                server = ControlServer(self._socket, Commands(self.operations, clock=self._clock.now))
+                commands = Commands(self.operations, clock=self._clock.now)
+                server = ControlServer(self._socket, commands, **self.config.control.model_dump())
                 group.create_task(supervise("control", lambda: self._serve(server), pulse=self.pulse))
 
     async def _serve(self, server: ControlServer) -> None:

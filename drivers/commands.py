@@ -17,7 +17,7 @@ from drivers.driver import (
 )
 from drivers.reading import Address, PowerMode
 
-WITHIN_MINUTES = Timings(sleep_within_s=180.0, wake_within_s=900.0)
+WITHIN_MINUTES = Timings(sleep_within_s=180.0, wake_within_s=900.0, sleep_from_s=120.0)
 """Of a stock Antminer, and of firmware that nobody has timed."""
 _CLEAR = (AuthenticationFailed, CommandRefused, Unsupported)
 """Errors that are an answer, however late: the machine will not."""

@@ -220,10 +220,15 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Within how many seconds of the machine's time a reading should show what was commanded."""
+    """Within how many seconds of the machine's time a reading should show what was commanded.
+
+    A reading sooner than `sleep_from_s` proves no sleep: firmware that only restarts its miner, and sleeps at the next
+    boot if at all, hashes as little in between as one that sleeps.
+    """
 
     sleep_within_s: float
     wake_within_s: float
+    sleep_from_s: float = 0.0
 
 
 class Driver(Protocol):

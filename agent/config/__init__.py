@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.machines import CredentialFamily, CredentialSection, PollSection, ScanSection
@@ -55,6 +56,7 @@ class Config(Section):
     power: PowerSection = PowerSection()
     economics: EconomicsSection = EconomicsSection()
     curtailment: CurtailmentSection = CurtailmentSection()
+    control: ControlSection = ControlSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
     )

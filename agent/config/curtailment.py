@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from agent.config.section import Section
-from agent.curtailment import SWITCHING_COSTS_USD, Mode, Rule
+from agent.curtailment import Mode, Rule
 
 
 class CurtailmentSection(Section):
@@ -19,12 +19,13 @@ class CurtailmentSection(Section):
         default=Rule.CUMULATIVE,
         description="cumulative (switch once waiting has cost half a cycle) or dead_band.",
     )
-    switching_cost_usd: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.02,
-        description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear; of models not named.",
+    switching_cost_usd: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        default=None,
+        description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear. Without it 0.02, and "
+        "0.04 for an S21.",
     )
     switching_cost_by_model: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
-        default=dict(SWITCHING_COSTS_USD),
+        default={},
         description="The same by model, USD; a name stands for every model that begins with it.",
     )
     dead_band: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -119,7 +119,10 @@ def test_every_problem_names_the_file_on_a_line_of_its_own():
         ("[pol]", "pol: unknown key; did you mean poll?"),
         ("[power]\nprice_usd_kwh = 0.06", "did you mean price_usd_per_kwh?"),
         ("[scan]\nzzz = 1", "scan.zzz: unknown key; known here: addresses, interval_s"),
-        ("verbose = true", "verbose: unknown key; known here: credentials, curtailment, economics, groups"),
+        (
+            "verbose = true",
+            "verbose: unknown key; known here: control, credentials, curtailment, economics, groups",
+        ),
     ],
     ids=["section", "key", "nothing like it", "top level"],
 )

@@ -28,10 +28,12 @@ from agent.control import (
     BadCommandError,
     ControlError,
     ControlServer,
+    Groups,
     Peer,
     Role,
     ask,
     call,
+    permitted,
 )
 from agent.errors import AgentError, UsageError
 from tests.agent.processes import NOBODY, child_environment, open_directory
@@ -328,11 +330,27 @@ async def test_stopping_hangs_up_on_clients_and_removes_the_socket(path):
     ids=["root", "the agent", "member", "member at first hand", "anybody"],
 )
 def test_the_role_follows_from_who_it_is(peer, role):
-    assert peer.role(agent_uid=900, operator_gid=77) is role
+    assert peer.role(agent_uid=900, groups=Groups(operator_gid=77)) is role
+
+
+@pytest.mark.parametrize(
+    ("gids", "role"),
+    [({77}, Role.OPERATOR), ({88}, Role.VIEWER), ({99}, Role.STRANGER)],
+    ids=["operator", "viewer", "neither"],
+)
+def test_where_there_is_a_group_of_viewers_only_they_may_look(gids, role):
+    groups = Groups(operator_gid=77, has_viewers=True, viewer_gid=88)
+    assert Peer(uid=1000, gids=frozenset(gids)).role(agent_uid=900, groups=groups) is role
+    missing = Groups(operator_gid=77, has_viewers=True, viewer_gid=None)
+    assert Peer(uid=1000, gids=frozenset({99})).role(agent_uid=900, groups=missing) is Role.STRANGER
+    assert not permitted("status", Role.STRANGER)
 
 
 def test_without_the_group_nobody_more_is_an_operator():
-    assert Peer(uid=1000, gids=frozenset({1000})).role(agent_uid=900, operator_gid=None) is Role.VIEWER
+    assert (
+        Peer(uid=1000, gids=frozenset({1000})).role(agent_uid=900, groups=Groups(operator_gid=None))
+        is Role.VIEWER
+    )
     assert control._gid(NO_GROUP) is None
 
 
@@ -393,6 +411,21 @@ async def test_a_member_of_the_operators_group_is_an_operator(path):
         assert (await somebody(path, "hold", groups=[3, group.gr_gid], uid=4321))["command"] == "hold"
         assert (await somebody(path, "hold", groups=[3], uid=4321))[0] == "forbidden"
     assert [(each.user, each.uid, each.role) for each in echo.requests] == [("uid:4321", 4321, Role.OPERATOR)]
+
+
+@AS_ROOT
+async def test_who_is_not_in_the_group_of_viewers_may_not_even_look(path):
+    group = grp.getgrall()[-1]
+    async with serving(path, viewer_group=group.gr_name) as echo:
+        code, message = await somebody(path, "status", groups=[3], uid=4321)
+        assert code == "forbidden"
+        assert (
+            f"viewers and operators, and uid:4321 is none; ask to be added to the group {group.gr_name}"
+            in message
+        )
+        assert (await somebody(path, "status", groups=[group.gr_gid], uid=4321))["command"] == "status"
+        assert (await somebody(path, "hold", groups=[group.gr_gid], uid=4321))[0] == "forbidden"
+    assert [each.role for each in echo.requests] == [Role.VIEWER]
 
 
 FLOOD = """

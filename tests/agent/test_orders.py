@@ -371,3 +371,12 @@ def test_a_sent_order_comes_to_an_end_whatever_is_seen(an_order, what):
         verdict = step(an_order, what, NOW + timedelta(hours=2))
         assert verdict.step in {Step.CONFIRM, Step.FAIL, Step.DISPATCH}
         assert (verdict.failure is not None) == (verdict.step is Step.FAIL)
+
+
+def test_a_sleep_that_is_seen_too_early_may_be_a_restart():
+    """Firmware that only restarts hashes nothing for a while: what proves a sleep comes later."""
+    timings = Timings(sleep_within_s=60.0, wake_within_s=300.0, sleep_from_s=40.0)
+    for seconds, wanted in ((39, Step.WAIT), (40, Step.CONFIRM)):
+        at = SENT + timedelta(seconds=seconds)
+        verdict = next_step(sent(), seen(RunState.ASLEEP, at=at), now=at, timings=timings, patience=PATIENCE)
+        assert verdict.step is wanted

@@ -73,6 +73,7 @@ def test_every_reason_is_one_of_these():
         "state_unknown",
         "ramping",
         "stopped",
+        "rejected",
         "not_ours_to_wake",
         "better_mode",
         "marginal",

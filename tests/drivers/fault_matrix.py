@@ -4,13 +4,14 @@ the driver said and what really happened. The site's clock is moved by hand: not
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from drivers.connect import connect
 from drivers.discovery import scan
 from drivers.driver import Driver, DriverError, ReadOptions, Receipt, RestorePoint
-from drivers.reading import Address, Family, PowerMode
+from drivers.reading import Address, Family, PowerMode, PowerSource, Reading, RunState
 from drivers.simulator.faults import FACTS, Concern, Fault
 from drivers.simulator.machine import MachineTruth, SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
@@ -19,6 +20,9 @@ FAMILIES = (Family.ANTMINER, Family.WHATSMINER_V2, Family.WHATSMINER_V3)
 ACTIONS: tuple[Literal["sleep", "wake"], ...] = ("sleep", "wake")
 OPTIONS = ReadOptions(deadline_s=0.8, connect_s=0.25, call_s=0.35, write_s=0.35)
 MODE, FREQUENCY = PowerMode.LOW, "90"
+STEP_S = {"sleep": 5.0, "wake": 30.0}
+"""How often a machine is looked at after a command."""
+ASLEEP_W = 300.0
 SETTLED_S = 1800.0
 """Longer than any machine takes to wake, or to undo a command by itself."""
 _SPOILS_COMMANDS = {
@@ -39,11 +43,12 @@ FAULTS = [f for f in Fault if FACTS[f].concern is not Concern.READING or f in _S
 class Cell:
     """What became of one command. `outcome` is what the receipt said or the kind of the error; `in_time` is what
     the machine does when its command should have had its effect, `later` half an hour on; `changed` says
-    whether the machine took it."""
+    whether the machine took it. `confirmed_s` is after how many seconds a reading showed what was ordered."""
 
     outcome: str
     raised: bool
     changed: bool
+    confirmed_s: float | None
     in_time: str
     later: str
     received: int
@@ -105,7 +110,9 @@ async def _cell(
     staged = machine.staged[0] if machine.staged else machine.plant.asleep
     changed = staged != asleep
     received = len(_writes(machine.truth())) - before
-    clock.now_s += driver.timings.sleep_within_s if action == "sleep" else driver.timings.wake_within_s
+    began_s = clock.now_s
+    confirmed_s = None if isinstance(outcome, DriverError) else await _confirmed_s(clock, driver, action)
+    clock.now_s = began_s + _within_s(driver, action)
     in_time = machine.truth().run_state
     clock.now_s += SETTLED_S
     later = machine.truth().run_state
@@ -114,11 +121,37 @@ async def _cell(
         outcome=str(outcome.said) if isinstance(outcome, Receipt) else outcome.kind,
         raised=isinstance(outcome, DriverError),
         changed=changed,
+        confirmed_s=confirmed_s,
         in_time=in_time,
         later=later,
         received=received,
         kept=intact and machine.plant.mode is MODE and machine.freq_level == FREQUENCY,
     )
+
+
+def _within_s(driver: Driver, action: str) -> float:
+    return driver.timings.sleep_within_s if action == "sleep" else driver.timings.wake_within_s
+
+
+async def _confirmed_s(clock: HandClock, driver: Driver, action: str) -> float | None:
+    """Seconds until a reading shows what was ordered, looking every few; None if none does within the family's time."""
+    step_s = STEP_S[action]
+    for step in range(1, int(_within_s(driver, action) / step_s) + 1):
+        clock.now_s += step_s
+        if action == "sleep" and step * step_s < driver.timings.sleep_from_s:
+            continue
+        with suppress(DriverError):
+            if _shows(await driver.read(), action):
+                return step * step_s
+    return None
+
+
+def _shows(reading: Reading, action: str) -> bool:
+    """Hashing stopped and, where they are measured, watts down; or hashing again in the mode that it had."""
+    if action == "wake":
+        return reading.run_state is RunState.MINING and reading.power_mode in {MODE, None}
+    measured = reading.power_source is PowerSource.REPORTED and reading.power_w is not None
+    return reading.run_state is RunState.ASLEEP and not (measured and (reading.power_w or 0.0) > ASLEEP_W)
 
 
 async def _prepare(
@@ -161,12 +194,16 @@ simulated site wrote this (`tests/drivers/test_fault_matrix.py`); with `HASHCOST
 the same test writes it anew.
 
 *Answer*: `ok` and `silent` are what a receipt says: a command was sent, and only readings tell what came of it.
-Everything else is the kind of an error: the machine certainly did not accept the command. *Machine*: what it
-really does when its family's time for the command is over, and, where that is something else, half an hour later
-(a machine that was awake and was not put to sleep is `mining`). *Sent*: how many commands that change something
-reached it. *Kept*: pools, fans, power mode and frequency level are what they were before.
+Everything else is the kind of an error: the machine certainly did not accept the command. *Confirmed after*:
+seconds of the site's clock until a reading proves it, a dash where none does in the family's time; a sleep is looked
+for every 5 s, of a stock Antminer from 120 s on, because one that only restarts looks asleep for a while; a wake every
+30 s. *Machine*: what it really does when its family's time for the command is over, and, where that is something
+else, half an hour later (a machine that was awake and was not put to sleep is `mining`). *Sent*: how many commands
+that change something reached it. *Kept*: pools, fans, power mode and frequency level are what they were before.
 """
-TABLE = "| fault | command | answer | machine | sent | kept |\n|---|---|---|---|---|---|\n"
+TABLE = (
+    "| fault | command | answer | confirmed after | machine | sent | kept |\n|---|---|---|---|---|---|---|\n"
+)
 _NAMES = {
     Family.ANTMINER: "Stock Antminer",
     Family.WHATSMINER_V2: "Whatsminer, API V2",
@@ -190,6 +227,7 @@ def _line(key: Key, cell: Cell) -> str:
         fault or "none",
         action,
         f"`{cell.outcome}`",
+        "-" if cell.confirmed_s is None else f"{cell.confirmed_s:.0f} s",
         machine,
         cell.received,
         "yes" if cell.kept else "**no**",

@@ -31,6 +31,14 @@ REFUSALS = {
 """Faults after which the machine certainly did nothing, by what the driver says."""
 
 
+PHYSICS_S = {
+    (ANTMINER, "sleep"): 180.0, (ANTMINER, "wake"): 900.0,
+    (V2, "sleep"): 60.0, (V2, "wake"): 720.0,
+    (V3, "sleep"): 60.0, (V3, "wake"): 720.0,
+}  # fmt: skip
+"""Within how many seconds a sound machine does what it is told (facts of the field)."""
+
+
 @pytest.fixture(scope="module")
 def cells() -> Mapping[Key, Cell]:
     """The matrix, made once; on addresses that belong to this process alone."""
@@ -49,6 +57,9 @@ def test_an_error_means_not_accepted_and_a_receipt_means_sent(cells, key) -> Non
         assert cell.in_time == ("mining" if action == "sleep" else "asleep")
     else:
         assert cell.received >= 1
+    if cell.confirmed_s is not None:
+        wanted = "asleep" if action == "sleep" else "mining"
+        assert cell.in_time == wanted or fault is Fault.RIVAL_CONTROLLER
     assert cell.received <= (2 if fault in {Fault.WANTS_STRINGS, Fault.TOKEN_REJECTED} else 1)
     assert cell.kept
 
@@ -60,6 +71,15 @@ def test_what_a_sound_or_late_machine_was_told_it_does(cells, fault, family) -> 
     asleep, awake = cells[fault, family, "sleep"], cells[fault, family, "wake"]
     assert (asleep.outcome, asleep.in_time, asleep.later) == (said, "asleep", "asleep")
     assert (awake.outcome, awake.in_time, awake.later) == (said, "mining", "mining")
+    assert asleep.confirmed_s <= PHYSICS_S[family, "sleep"]
+    assert awake.confirmed_s <= PHYSICS_S[family, "wake"]
+
+
+@pytest.mark.parametrize("family", [ANTMINER, V2, V3])
+def test_a_machine_that_lies_is_never_confirmed(cells, family) -> None:
+    for action in ("sleep", "wake"):
+        cell = cells[Fault.OK_BUT_NOTHING, family, action]
+        assert (cell.outcome, cell.confirmed_s, cell.changed) == ("ok", None, False)
 
 
 @pytest.mark.parametrize("fault", [Fault.WORK_MODE_KEY, Fault.BOTH_MODE_KEYS, Fault.WANTS_STRINGS])

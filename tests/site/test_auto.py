@@ -91,7 +91,7 @@ SLEEPS: Mapping[Fault, Outcome] = {
     Fault.REBOOTS_MIDWAY: Outcome(ends=("confirmed", "did_not_obey"), most=2, least=1),
     Fault.WAKES_BY_ITSELF: FOUGHT,
     Fault.RIVAL_CONTROLLER: FOUGHT,
-    Fault.NEEDS_REBOOT: Outcome(ends=("did_not_obey", "fights_back"), most=3, least=2),
+    Fault.NEEDS_REBOOT: Outcome(ends=("did_not_obey",), most=2, least=1),
     Fault.BOTH_MODE_KEYS: OBEYED,
     Fault.WORK_MODE_KEY: OBEYED,
     Fault.WANTS_STRINGS: Outcome(ends=("confirmed",), most=2, least=2),
