@@ -76,9 +76,10 @@ class CurtailmentPolicy:
 
     def switching_cost_of(self, model: str) -> float:
         """What a sleep and a wake of a model cost together, USD: as configured for the model, for all, or as a rule."""
-        everybody = SWITCHING_COSTS_USD if self.switching_cost_usd is None else {"": self.switching_cost_usd}
-        costs = {**everybody, **self.switching_cost_by_model}
-        return costs[max((name for name in costs if model.startswith(name)), key=len)]
+        rule = SWITCHING_COSTS_USD if self.switching_cost_usd is None else {"": self.switching_cost_usd}
+        named = {name: cost for name, cost in self.switching_cost_by_model.items() if model.startswith(name)}
+        known = named or {name: cost for name, cost in rule.items() if model.startswith(name)}
+        return known[max(known, key=len)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

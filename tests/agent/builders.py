@@ -212,6 +212,25 @@ def restore_point(power_mode: PowerMode | None = PowerMode.NORMAL) -> RestorePoi
     return RestorePoint(power_mode=power_mode, settings={"bitmain-work-mode": "0", "freq-level": "100"})
 
 
+class DirectStore:
+    """An `OrderStore` on the real store, in this thread."""
+
+    def __init__(self, store):
+        self.store = store
+
+    async def create(self, wanted):
+        return self.store.create_order(wanted)
+
+    async def advance(self, before, after):
+        self.store.advance(before, after)
+
+    async def supersede(self, before, after, new):
+        return self.store.supersede(before, after, new)
+
+    async def advance_both(self, first, second):
+        self.store.advance_both(first, second)
+
+
 class FakeDriver:
     """A `Driver` that answers from a script: each read takes the next outcome, the last one for ever.
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.appraisal import Terms
+from agent.baseline import SAMPLES_NEEDED
 from agent.curtailer import POLICY, Curtailer
-from agent.curtailment import CurtailmentPolicy, Mode
+from agent.curtailment import CurtailmentPolicy, Mode, Obligation
 from agent.fleet import Failure, Fleet
 from agent.operations import HELD, Operations
 from agent.orders import Order, OrderAction, OrderState, Patience
@@ -61,6 +62,10 @@ ROUNDS_TO_SETTLE = 60
 ENOUGH = timedelta(minutes=20)
 """For any order of an honest machine to end, its ramp and second try included."""
 FACTORS = {PowerMode.NORMAL: 1.0, PowerMode.HIGH: 1.2, PowerMode.LOW: 0.8}
+"""Hashrate by mode; watts follow with `WATTS`, so that each mode is the best at some price."""
+WATTS = {PowerMode.NORMAL: 1.0, PowerMode.HIGH: 1.3, PowerMode.LOW: 0.7}
+TARGETS_KW = (None, None, 6.0, 14.0)
+"""What the grid may ask for; the site draws about 26 kW."""
 
 
 class Fault(StrEnum):
@@ -99,6 +104,7 @@ class World:
     dead: bool = False
     steps: int = 0
     held: bool = False
+    obliged: bool = False
     broken: list[str] = field(default_factory=list)
     """Promises that were broken where an exception would have been taken for a fault of the driver."""
     commanded: dict[int, tuple[datetime, Order]] = field(default_factory=dict)
@@ -153,6 +159,7 @@ class LyingMachine:
         self.asleep = False
         self.mode = PowerMode.NORMAL
         self.by_hand = False
+        self.learned = False
         self._world = world
         self._is_usable = is_usable
         self._moves_until = world.clock()
@@ -164,7 +171,7 @@ class LyingMachine:
 
     @property
     def watts_awake(self) -> float:
-        return 200.0 * self.efficiency * FACTORS[self.mode]
+        return 200.0 * self.efficiency * WATTS[self.mode]
 
     def now_draws_w(self) -> float:
         self._catch_up()
@@ -194,6 +201,14 @@ class LyingMachine:
             effect()
 
     # -- what it says ---------------------------------------------------------------------------------
+
+    def as_it_mined(self, mode: PowerMode) -> Reading:
+        """What a reading said while it mined in that mode."""
+        return reading(
+            hashrate_ths=200.0 * FACTORS[mode],
+            power_w=200.0 * self.efficiency * WATTS[mode],
+            power_mode=mode,
+        )
 
     async def read(self) -> Reading:
         state = self.run_state()
@@ -242,7 +257,12 @@ class LyingMachine:
         slept = [action for _, _, action in self._accepted]
         promise(OrderAction.SLEEP in slept, "it wakes what it did not put to sleep")
         standing = [o for o in self._world.orders() if o.machine_id == self.machine_id and o.is_standing]
-        promise(standing, "it wakes what does not sleep on its order")
+        failed = [o for o in self._world.orders() if o.machine_id == self.machine_id and o.failure]
+        told = (
+            order.ordered_by != POLICY and failed
+        )  # of a sleep that was given up, a person may say it was obeyed
+        promise(standing or told, "it wakes what does not sleep on its order")
+        promise(not self._world.obliged or order.ordered_by != POLICY, "it wakes while the grid is owed load")
         promise(point.power_mode is self._mode_told, "it restores another mode than it found")
         promise(point.settings == {"miner-mode": self._mode_told}, "it restores other settings than it found")
         other = next(mode for mode in FACTORS if mode is not point.power_mode)
@@ -343,7 +363,7 @@ class Life:
     def __init__(self, world: World, machines: list[LyingMachine], mode: Mode) -> None:
         self.world = world
         self.machines = machines
-        self.fleet = Fleet([machine(number) for number in range(1, len(machines) + 1)])
+        self.fleet = Fleet([_known(model) for model in machines])
         self.reconciler = Reconciler(
             MortalStore(world),
             world.store.load_orders(world.clock() - REMEMBER),
@@ -414,7 +434,7 @@ class Life:
         ordered = [o for o in self.reconciler.open_orders().values() if o.state is not OrderState.PROPOSED]
         asleep_soon = {o.machine_id for o in ordered if o.action is OrderAction.SLEEP}
         new = [o for o in ordered if o.order_id not in before and o.machine_id in asleep_soon]
-        if any(o.ordered_by == POLICY for o in new):
+        if any(o.ordered_by == POLICY and o.reason != Reason.OBLIGATION for o in new):
             left = sum(model.now_draws_w() for model in self.machines if model.machine_id not in asleep_soon)
             assert left / 1000 >= POLICY_OF_SITE.min_site_kw, "less load than the site must keep"
 
@@ -427,6 +447,15 @@ class Life:
         await self.world.checkpoint()
 
 
+def _known(model: LyingMachine) -> Any:
+    """A machine as the agent remembers it: one that has run in every mode, if it was `learned`."""
+    known = machine(int(model.address.host.rpartition(".")[2]))
+    for mode in FACTORS if model.learned else ():
+        for _ in range(SAMPLES_NEEDED):
+            known.baselines.observe(model.as_it_mined(mode))
+    return known
+
+
 indices = st.integers(0, len(EFFICIENCIES) - 1)
 
 
@@ -436,8 +465,9 @@ class Orders(RuleBasedStateMachine):
     @initialize(
         price=st.sampled_from((0.06, 0.15)),
         modes=st.lists(st.sampled_from(tuple(FACTORS)), min_size=5, max_size=5),
+        learned=st.lists(st.booleans(), min_size=5, max_size=5),
     )
-    def begin(self, price, modes):
+    def begin(self, price, modes, learned):
         self.loop = asyncio.new_event_loop()
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "hashcost.db"
@@ -447,8 +477,9 @@ class Orders(RuleBasedStateMachine):
         self.machines = [
             LyingMachine(number, self.world, self._is_usable) for number in range(1, len(EFFICIENCIES) + 1)
         ]
-        for model, mode in zip(self.machines, modes, strict=True):
-            model.mode = mode
+        for model, mode, knows in zip(self.machines, modes, learned, strict=True):
+            model.mode, model.learned = mode, knows
+        self.target_kw = None
         self.world.store.save_machines(
             [machine(number) for number in range(1, len(EFFICIENCIES) + 1)], Terms()
         )
@@ -468,6 +499,11 @@ class Orders(RuleBasedStateMachine):
     @rule(price=st.sampled_from(PRICES))
     def the_price_moves(self, price):
         self.price = price
+
+    @rule(target_kw=st.sampled_from(TARGETS_KW))
+    def the_grid_calls_or_has_enough(self, target_kw):
+        self.target_kw, self.world.obliged = target_kw, target_kw is not None
+        self._oblige()
 
     @rule(index=indices, fault=st.sampled_from(Fault))
     def a_machine_begins_to_lie(self, index, fault):
@@ -566,8 +602,11 @@ class Orders(RuleBasedStateMachine):
             self.price = self.price or 0.06
             self.the_mode_is_switched(Mode.AUTO)
             self.somebody_resumes_it()
-            for _ in range(ROUNDS_TO_SETTLE):
-                self._round(30)
+            self._settle_site()
+            if self.target_kw is not None:
+                self._check_shed(self.target_kw)
+                self.the_grid_calls_or_has_enough(None)
+                self._settle_site()
             for model in self.machines:
                 self._check_settled(model)
         finally:
@@ -575,6 +614,20 @@ class Orders(RuleBasedStateMachine):
             self.loop.close()
             self.world.store.close()
             self.directory.cleanup()
+
+    def _settle_site(self):
+        for _ in range(ROUNDS_TO_SETTLE):
+            self._round(30)
+
+    def _check_shed(self, target_kw):
+        """The grid has what it is owed, or every machine that runs on has a reason that a person gave or a failure."""
+        load_kw = sum(model.now_draws_w() for model in self.machines) / 1000
+        running = [model for model in self.machines if not model.asleep]
+        excuses = {self.life.curtailer.decisions()[model.machine_id].reason for model in running}
+        under_way = self.life.reconciler.open_orders()
+        assert load_kw <= target_kw or under_way or excuses == {Reason.GAVE_UP}, (
+            f"{load_kw:.1f} kW where {target_kw} are owed: {excuses}"
+        )
 
     def _check_settled(self, model):
         decision = self.life.curtailer.decisions()[model.machine_id]
@@ -611,7 +664,12 @@ class Orders(RuleBasedStateMachine):
 
     def _start(self):
         self.life = Life(self.world, self.machines, self.mode)
+        self._oblige()
         self.life.task = self.loop.create_task(self.life.run())
+
+    def _oblige(self):
+        target_kw = self.target_kw
+        self.life.curtailer.obligation = None if target_kw is None else Obligation(target_kw=target_kw)
 
     def _kill(self):
         assert self.life.task is not None

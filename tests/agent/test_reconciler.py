@@ -15,6 +15,7 @@ from drivers.driver import CommandRefused, NoAnswer, Refused
 from drivers.reading import MachineId, PowerMode
 from tests.agent.builders import (
     NOW,
+    DirectStore,
     FakeDriver,
     HandClock,
     asleep,
@@ -27,25 +28,6 @@ from tests.agent.builders import (
 )
 
 MACHINES = 4
-
-
-class DirectStore:
-    """An `OrderStore` on the real store, in this thread."""
-
-    def __init__(self, store):
-        self.store = store
-
-    async def create(self, wanted):
-        return self.store.create_order(wanted)
-
-    async def advance(self, before, after):
-        self.store.advance(before, after)
-
-    async def supersede(self, before, after, new):
-        return self.store.supersede(before, after, new)
-
-    async def advance_both(self, first, second):
-        self.store.advance_both(first, second)
 
 
 class Site:

@@ -1,0 +1,303 @@
+"""From a picture to orders and to what is known of each decision, round after round."""
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from agent.appraisal import Terms
+from agent.baseline import SAMPLES_NEEDED
+from agent.curtailer import Curtailer
+from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
+from agent.fleet import Fleet
+from agent.operations import Operations
+from agent.orders import OrderAction, OrderState, Patience
+from agent.policy import Reason
+from agent.reconciler import GIVE_UP_FOR, REJECTED, Ramp, Reconciler, Sighting
+from agent.store import Reader, Store
+from drivers.reading import PowerMode
+from tests.agent.builders import (
+    DirectStore,
+    FakeDriver,
+    HandClock,
+    asleep,
+    at,
+    hashprice_quote,
+    mac,
+    machine,
+    market,
+    picture,
+    reading,
+    restore_point,
+)
+
+LOSING, DEAR, CHEAP = {"hashrate_ths": 100.0}, 0.15, 0.01
+AT_ONCE = CurtailmentPolicy(mode=Mode.AUTO, rule=Rule.DEAD_BAND, min_on_s=0.0, min_off_s=0.0)
+
+
+class Rounds:
+    """A site that is decided on round by round; machines do what they are set to."""
+
+    def __init__(self, store, policy, *readings):
+        self.store, self.clock = store, HandClock()
+        self.fleet = Fleet([machine(number, one) for number, one in enumerate(readings, start=1)])
+        self.store.save_machines(list(self.fleet), Terms())
+        self.drivers = {mac(number): FakeDriver(number=number) for number in range(1, len(readings) + 1)}
+        self.reconciler = Reconciler(
+            DirectStore(store), [], clock=self.clock, patience=Patience(),
+            ramp=Ramp(machines=50, kw_per_min=500.0),
+        )  # fmt: skip
+        self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self.clock)
+        self.operations = Operations(
+            self.fleet,
+            self.reconciler,
+            self.curtailer,
+            Terms(),
+            clock=self.clock,
+            record=_nothing,
+            save=_nothing,
+        )
+
+    async def round(self, price=DEAR, *, seconds=30, **seen):
+        """A round; `m1=asleep()` is what machine 1 does from now on."""
+        self.clock.forward(seconds=seconds)
+        for name, one in seen.items():
+            self.fleet[mac(int(name[1:]))].reading = one
+        at(self.clock(), self.fleet)
+        self.curtailer.mark_ours()
+        now = market(price, at=self.clock())
+        shown = picture(self.fleet, replace(now, hashprice=hashprice_quote(observed_at=self.clock())))
+        self.operations.picture = shown
+        await self.curtailer.decide(shown)
+        await self.reconciler.tick(
+            {
+                each.machine_id: Sighting(driver=self.drivers[each.machine_id], reading=each.reading)
+                for each in self.fleet
+            }
+        )
+        for task in list(self.reconciler._sending.values()):
+            await task
+        return self.curtailer.decisions()
+
+    def orders(self, *states):
+        return [order for order in self.reconciler.all() if not states or order.state in states]
+
+
+async def _nothing(*_):
+    return None
+
+
+@asynccontextmanager
+async def site(store, *readings, policy=AT_ONCE):
+    rounds = Rounds(store, policy, *readings)
+    async with rounds.reconciler:
+        yield rounds
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "hashcost.db") as opened:
+        yield opened
+
+
+# -- decisions are kept ------------------------------------------------------------------------------------
+
+
+async def test_every_decision_and_every_refusal_is_known_with_what_it_was_made_from(store, tmp_path):
+    losing, stale = reading(**LOSING), reading(implausible="9000 TH/s")
+    policy = replace(AT_ONCE, participation={mac(2): Participation.NEVER})
+    async with site(store, losing, losing, stale, policy=policy) as rounds:
+        decided = await rounds.round()
+        assert [(decided[mac(n)].action, decided[mac(n)].reason) for n in (1, 2, 3)] == [
+            (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN),
+            (None, Reason.PROTECTED),
+            (None, Reason.IMPLAUSIBLE_READING),
+        ]
+        made_from = decided[mac(1)].snapshot
+        assert made_from["price_usd_per_kwh"] == DEAR
+        assert made_from["hashrate_ths"] == 100.0
+        assert made_from["seen_at"] == made_from["hashprice_observed_at"] == rounds.clock().isoformat()
+        changed = rounds.curtailer.changed()
+        store.save_decisions(changed)
+        rounds.curtailer.stored(changed)
+        assert rounds.curtailer.changed() == []
+        with Reader(tmp_path / "hashcost.db") as reader:
+            assert reader.decisions() == decided
+
+
+async def test_a_decision_keeps_its_beginning_until_it_says_something_else(store):
+    async with site(store, reading()) as rounds:
+        first = (await rounds.round(CHEAP))[mac(1)]
+        await rounds.round(CHEAP)
+        later = (await rounds.round(CHEAP))[mac(1)]
+        assert later is first
+        assert later.reason is Reason.ABOVE_BREAKEVEN
+        rounds.curtailer.held = True
+        held = (await rounds.round(DEAR))[mac(1)]
+        assert (held.reason, held.since) == (Reason.OPERATOR_HOLD, rounds.clock())
+
+
+async def test_what_waiting_costs_is_shown_while_a_machine_waits_for_that(store):
+    policy = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_usd=0.1)
+    async with site(store, reading(**LOSING), policy=policy) as rounds:
+        costs = [(await rounds.round())[mac(1)] for _ in range(3)]
+        assert {each.reason for each in costs} == {Reason.ACCUMULATING}
+        assert costs[0].regret_usd == 0.0 < costs[1].regret_usd < costs[2].regret_usd
+        assert costs[2].since == costs[0].since
+        assert "waiting cost 0.00" in costs[2].in_words()
+        assert "a switch 0.0500" in costs[2].in_words()
+        for _ in range(60):
+            if (last := (await rounds.round())[mac(1)]).reason is not Reason.ACCUMULATING:
+                break
+        assert (last.action, last.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
+        assert last.regret_usd >= 0.05
+
+
+async def test_a_decision_that_could_not_be_stored_is_stored_with_the_next(store):
+    async with site(store, reading()) as rounds:
+        await rounds.round(CHEAP)
+        lost = rounds.curtailer.changed()
+        await rounds.round(CHEAP)
+        assert rounds.curtailer.changed() == lost != []
+
+
+# -- switching costs -----------------------------------------------------------------------------------------
+
+
+def test_a_switch_costs_what_was_said_of_the_model_or_of_all_or_what_is_known():
+    assert CurtailmentPolicy().switching_cost_of("Antminer S21 Pro") == SWITCHING_COSTS_USD["Antminer S21"]
+    assert CurtailmentPolicy().switching_cost_of("M60S_VK40") == SWITCHING_COSTS_USD[""]
+    for_all = CurtailmentPolicy(switching_cost_usd=0.5, switching_cost_by_model={"Antminer S21 Pro": 0.7})
+    assert for_all.switching_cost_of("Antminer S21") == 0.5
+    assert for_all.switching_cost_of("Antminer S21 Pro") == 0.7
+    longest = CurtailmentPolicy(switching_cost_by_model={"Antminer": 0.1, "Antminer S21": 0.2})
+    assert longest.switching_cost_of("Antminer S21 XP") == 0.2
+    assert longest.switching_cost_of("Antminer S19") == 0.1
+
+
+async def test_a_model_that_is_dear_to_switch_waits_longer(store):
+    policy = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_by_model={"Antminer S21": 0.5})
+    async with site(store, reading(**LOSING), reading(**LOSING), policy=policy) as rounds:
+        rounds.fleet[mac(2)].identity = replace(rounds.fleet[mac(2)].identity, model="Antminer S19")
+        for _ in range(6):
+            decided = await rounds.round()
+        assert decided[mac(1)].reason is Reason.ACCUMULATING
+        assert {order.machine_id for order in rounds.orders()} == {mac(2)}
+
+
+# -- what a person refused -------------------------------------------------------------------------------------
+
+
+async def test_what_a_person_refused_is_not_asked_again_for_hours(store):
+    policy = replace(AT_ONCE, mode=Mode.RECOMMEND)
+    async with site(store, reading(**LOSING), policy=policy) as rounds:
+        await rounds.round()
+        (proposal,) = rounds.orders(OrderState.PROPOSED)
+        await rounds.operations.reject([proposal.order_id], "anna")
+        decided = await rounds.round()
+        assert decided[mac(1)].reason is Reason.REJECTED
+        assert [order.failure for order in rounds.orders()] == [REJECTED]
+        await rounds.round(seconds=GIVE_UP_FOR.total_seconds())
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+
+
+async def test_a_person_may_still_order_what_was_refused(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        await rounds.round()
+        (proposal,) = rounds.orders(OrderState.PROPOSED)
+        await rounds.operations.reject([proposal.order_id], "anna")
+        (outcome,) = await rounds.operations.curtail([mac(1)], "ben", dry_run=False)
+        assert outcome["accepted"]
+        await rounds.round()
+        assert rounds.drivers[mac(1)].commands == [("sleep",)]
+
+
+async def test_a_proposal_that_prices_overtook_was_refused_by_nobody(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        await rounds.round(DEAR)
+        await rounds.round(CHEAP)
+        assert [order.state for order in rounds.orders()] == [OrderState.EXPIRED]
+        await rounds.round(DEAR)
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+
+
+# -- obligations -------------------------------------------------------------------------------------------------
+
+
+async def test_an_obligation_takes_a_machine_that_a_person_was_asked_for(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        await rounds.round()
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+        rounds.curtailer.policy = AT_ONCE
+        rounds.curtailer.obligation = Obligation(target_kw=0.0)
+        await rounds.round()
+        assert rounds.drivers[mac(1)].commands == [("sleep",)]
+        assert [order.reason for order in rounds.orders() if order.is_open] == [Reason.OBLIGATION]
+
+
+# -- power modes ----------------------------------------------------------------------------------------------------
+
+
+def modes_known(rounds):
+    """Machine 1 has run in its low mode too, where it does better."""
+    for mode, hashrate_ths, power_w in ((PowerMode.LOW, 90.0, 1300.0), (PowerMode.NORMAL, 100.0, 3500.0)):
+        for _ in range(SAMPLES_NEEDED):
+            seen = reading(power_mode=mode, hashrate_ths=hashrate_ths, power_w=power_w)
+            rounds.fleet[mac(1)].baselines.observe(seen)
+
+
+async def test_a_machine_that_takes_no_modes_is_put_to_sleep_instead_and_not_asked_for_ever(store):
+    async with site(store, reading(**LOSING)) as rounds:
+        modes_known(rounds)
+        decided = await rounds.round(0.08)
+        assert (decided[mac(1)].action, decided[mac(1)].target_mode) == (OrderAction.SET_MODE, PowerMode.LOW)
+        (told,) = rounds.orders()
+        rounds.reconciler._orders[told.order_id] = failed = replace(
+            rounds.orders()[0], state=OrderState.FAILED, failure="did_not_obey", settled_at=rounds.clock()
+        )
+        store.advance(told, failed)
+        decided = await rounds.round(0.08)
+        assert (decided[mac(1)].action, decided[mac(1)].reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
+
+
+# -- a sleep that was given up --------------------------------------------------------------------------------------
+
+
+async def given_up(rounds):
+    """Machine 1 was told to sleep, did not, and sleeps now after all."""
+    await rounds.round()
+    (told,) = rounds.orders()
+    failed = replace(told, state=OrderState.FAILED, failure="did_not_obey", settled_at=rounds.clock())
+    store = rounds.store
+    store.advance(told, failed)
+    rounds.reconciler._orders[told.order_id] = failed
+    await rounds.round(CHEAP, m1=asleep())
+
+
+async def test_a_machine_that_slept_after_it_was_given_up_is_woken_by_a_person_only(store):
+    async with site(store, reading(**LOSING)) as rounds:
+        await given_up(rounds)
+        assert rounds.curtailer.decisions()[mac(1)].reason is Reason.NOT_OURS_TO_WAKE
+        (outcome,) = await rounds.operations.restore([mac(1)], "anna", dry_run=False)
+        assert outcome["accepted"]
+        await rounds.round(CHEAP)
+        assert rounds.drivers[mac(1)].commands == [("sleep",), ("wake", restore_point())]
+
+
+async def test_a_machine_that_was_never_told_to_sleep_is_nobody_s_to_wake(store):
+    async with site(store, asleep()) as rounds:
+        await rounds.round(CHEAP)
+        (outcome,) = await rounds.operations.restore([mac(1)], "anna", dry_run=False)
+        assert outcome == {"machine_id": mac(1), "accepted": False, "reason": "not_ours_to_wake"}
+
+
+async def test_a_cycle_that_costs_nothing_overrides_no_minimum_times(store):
+    policy = replace(AT_ONCE, rule=Rule.CUMULATIVE, switching_cost_usd=0.0, min_on_s=600.0, min_off_s=600.0)
+    async with site(store, reading(**LOSING), policy=policy) as rounds:
+        await rounds.round()
+        await rounds.round(seconds=30, m1=asleep())
+        assert rounds.orders(OrderState.CONFIRMED)
+        decided = await rounds.round(CHEAP)
+        assert decided[mac(1)].reason is Reason.MIN_OFF_TIME
+        decided = await rounds.round(CHEAP, seconds=600)
+        assert decided[mac(1)].action is OrderAction.WAKE
