@@ -275,7 +275,7 @@ def _refusal(
     standing_against = (
         (site.held, Reason.OPERATOR_HOLD),
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
-        (candidate.busy, reason),
+        (candidate.busy, Reason.ORDER_OPEN),
         (candidate.in_hands and reason not in _NO_ECONOMICS, Reason.OPERATOR),
         (action in candidate.gave_up, Reason.GAVE_UP),
         (action in candidate.rejected and reason not in _NO_ECONOMICS, Reason.REJECTED),

@@ -139,15 +139,23 @@ class Operations:
         for machine_id in machine_ids:
             refusal = self._refusal(machine_id, views.get(machine_id), action)
             if refusal is None and not dry_run:
-                created = await self._reconciler.order(self._wanted(views[machine_id], action, by))
-                refusal = None if created is not None else ORDER_OPEN
+                refusal = await self._order_one(views[machine_id], action, by)
             outcomes.append({"machine_id": machine_id, "accepted": refusal is None, "reason": refusal})
         return outcomes
+
+    async def _order_one(self, view: MachineView, action: OrderAction, by: str) -> str | None:
+        """Order one machine; what the agent only asked for goes, now that a person has said what they want."""
+        asked = self._reconciler.open_orders().get(view.machine_id)
+        if asked is not None and asked.state is OrderState.PROPOSED:
+            await self._reconciler.withdraw(asked)
+        created = await self._reconciler.order(self._wanted(view, action, by))
+        return None if created is not None else ORDER_OPEN
 
     def _refusal(self, machine_id: MachineId, view: MachineView | None, action: OrderAction) -> str | None:
         if view is None or machine_id not in self._fleet:
             return UNKNOWN_MACHINE
-        if machine_id in self._reconciler.open_orders():
+        order = self._reconciler.open_orders().get(machine_id)
+        if order is not None and order.state is not OrderState.PROPOSED:
             return ORDER_OPEN
         own = participation(machine_id, self._fleet[machine_id].group, self._curtailer.policy)
         if own is Participation.NEVER:

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     """Somebody holds the whole site."""
     OBLIGATION = "obligation"
     """The grid is owed its load; outranks economics."""
+    ORDER_OPEN = "order_open"
+    """An order for it is open: proposed, or under way."""
     GAVE_UP = "gave_up"
     """An order for this failed; a person must look before it is tried again."""
     REJECTED = "rejected"

@@ -7,7 +7,7 @@ import pytest
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import Curtailer
+from agent.curtailer import POLICY, Curtailer
 from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
 from agent.fleet import Fleet
 from agent.operations import Operations
@@ -210,6 +210,24 @@ async def test_a_person_may_still_order_what_was_refused(store):
         assert outcome["accepted"]
         await rounds.round()
         assert rounds.drivers[mac(1)].commands == [("sleep",)]
+
+
+async def test_what_a_person_orders_takes_the_place_of_what_the_agent_asked_for(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        await rounds.round()
+        decided = await rounds.round()
+        assert decided[mac(1)].reason is Reason.ORDER_OPEN
+        (would,) = await rounds.operations.curtail([mac(1)], "ben", dry_run=True)
+        assert would["accepted"]
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+        await rounds.operations.curtail([mac(1)], "ben", dry_run=False)
+        await rounds.round()
+        assert [(o.state, o.reason, o.ordered_by) for o in rounds.orders()] == [
+            (OrderState.EXPIRED, Reason.BELOW_BREAKEVEN, POLICY),
+            (OrderState.DISPATCHED, Reason.OPERATOR, "ben"),
+        ]
+        (again,) = await rounds.operations.curtail([mac(1)], "ben", dry_run=False)
+        assert again["reason"] == "order_open"
 
 
 async def test_a_proposal_that_prices_overtook_was_refused_by_nobody(store):

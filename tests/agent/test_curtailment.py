@@ -273,7 +273,7 @@ def test_a_marginal_machine_is_only_ever_proposed(make):
 
 
 def test_a_machine_with_an_open_order_gets_no_other():
-    assert verdict(candidate(busy=True)) == (None, Reason.BELOW_BREAKEVEN)
+    assert verdict(candidate(busy=True)) == (None, Reason.ORDER_OPEN)
 
 
 def test_what_failed_lately_is_not_tried_again():
