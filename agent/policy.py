@@ -43,8 +43,6 @@ class Reason(StrEnum):
     """It would earn, but hashcost did not put it to sleep."""
     BETTER_MODE = "better_mode"
     """Another power mode, as this machine ran in it before, is worth more than this one and than sleep."""
-    MARGINAL = "marginal"
-    """The error band of the watts could turn the verdict round: for a person to decide."""
     ACCUMULATING = "accumulating"
     """Not yet worth a switch: what waiting has cost is still less than half a cycle."""
     MIN_ON_TIME = "min_on_time"

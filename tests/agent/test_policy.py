@@ -77,7 +77,6 @@ def test_every_reason_is_one_of_these():
         "order_open",
         "not_ours_to_wake",
         "better_mode",
-        "marginal",
         "accumulating",
         "min_on_time",
         "min_off_time",
