@@ -20,9 +20,9 @@ from agent.config import Config
 from agent.control import ControlServer
 from agent.curtailer import Curtailer
 from agent.errors import StorageError
+from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
-from agent.market.fixed import FixedHashprice
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
@@ -32,7 +32,6 @@ from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import Store
 from agent.supervision import Pulse, supervise
-from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
@@ -75,8 +74,10 @@ class Agent:
         self.terms = config.economics.terms()
         self._clock = clock or Clock()
         self._database = database
-        self._hashprice = hashprice or FixedHashprice(**config.market.model_dump())
-        self._power = power or FixedTariff(**config.power.model_dump())
+        self.pulse = Pulse()
+        self.feeds = Feeds(config, self._clock, self.pulse)
+        self._hashprice = hashprice or self.feeds.hashprice
+        self._power = power or self.feeds.power
         self._read_options = read_options(config, self._clock)
         self._poller = Poller(
             workers=config.poll.workers,
@@ -87,7 +88,6 @@ class Agent:
         self._drivers: dict[MachineId, Driver] = {}
         self._address_changed = asyncio.Event()
         self._socket = socket
-        self.pulse = Pulse()
         self.storage_problem = self._lasting_problem = storage_problem
         """Why nothing can be recorded, and so nothing is done; None while all is well."""
         self._stack = contextlib.AsyncExitStack()
@@ -98,6 +98,7 @@ class Agent:
         self._store = await self._in_writer(Store, self._database)
         self.fleet = Fleet(await self._in_writer(self._store.load_machines))
         self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
+        await self._stack.enter_async_context(self.feeds)
         policy = self.config.policy()
         remembered = await self._in_writer(self._store.load_orders, self._clock.now() - REMEMBER)
         self.reconciler = await self._stack.enter_async_context(

@@ -94,8 +94,8 @@ def test_the_block_before_a_halving_is_priced_with_the_halved_subsidy():
 
 async def test_the_default_configuration_is_39_44_at_6_cents_and_never_ages():
     config = Config()
-    hashprice = FixedHashprice(**config.market.model_dump())
-    power = FixedTariff(**config.power.model_dump())
+    hashprice = FixedHashprice(**config.market.fixed())
+    power = FixedTariff(price_usd_per_kwh=config.power.price_usd_per_kwh)
     market = await take_market(hashprice, power, NOW + timedelta(days=900), max_age=QUARTER)
     assert round(market.hashprice_usd_per_ph_day, 2) == 39.44
     assert market.price_usd_per_kwh == 0.06

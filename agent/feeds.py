@@ -1,0 +1,115 @@
+"""The agent's prices: the sources that the configuration names, kept asked for as long as the agent lives."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from agent.clock import Clock
+from agent.config import Config
+from agent.config.power import PowerSection
+from agent.fetch import Fetcher
+from agent.market.fixed import FixedHashprice
+from agent.market.live import LiveHashprice
+from agent.market.quote import HashpriceSource, PowerPriceSource, SourceStatus
+from agent.supervision import Pulse, supervise
+from agent.tariff.fixed import FixedTariff
+from agent.tariff.live import LiveTariff, PriceFile, Publication, WebFeed
+from agent.tariff.time_of_use import TimeOfUseTariff
+
+FIRST_ANSWERS_S = 5.0
+"""How long the first round waits for prices; it goes on without them."""
+PROGRESS_S = 3600.0
+"""A source that fails is asked more and more rarely, but more often than this."""
+
+
+class Feeds:
+    """Hashprice and power price of a configuration. An async context manager: entering begins to ask live sources,
+    and waits a little for their first answers."""
+
+    def __init__(self, config: Config, clock: Clock, pulse: Pulse) -> None:
+        self._clock = clock
+        self._pulse = pulse
+        self._fetcher = Fetcher(clock)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._group = asyncio.TaskGroup()
+        self._live: LiveHashprice | None = None
+        if config.market.source == "live":
+            self._live = LiveHashprice(
+                config.market.endpoints(), self._fetcher, on_progress=lambda: self._beat("hashprice")
+            )
+        self.hashprice: HashpriceSource = self._live or FixedHashprice(**config.market.fixed())
+        self.power: PowerPriceSource = power_source(
+            config.power, self._fetcher, clock, on_progress=lambda: self._beat("power_price")
+        )
+
+    async def __aenter__(self) -> Self:
+        live, tariff = self._live, self.power
+        if live is None and not isinstance(tariff, LiveTariff):
+            return self
+        await self._fetcher.__aenter__()
+        await self._group.__aenter__()
+        if live is not None:
+            self._supervise("hashprice", live.run)
+            await live.first_answers(FIRST_ANSWERS_S)
+        if isinstance(tariff, LiveTariff):
+            self._supervise("power_price", lambda: tariff.run(self._clock.now))
+            await tariff.first_answers(FIRST_ANSWERS_S)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        finally:
+            await self._fetcher.__aexit__()
+
+    def _beat(self, name: str) -> None:
+        self._pulse.beat(name, next_within_s=PROGRESS_S)
+
+    def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(self._group.create_task(supervise(name, run, pulse=self._pulse)))
+
+    def statuses(self) -> list[SourceStatus]:
+        """How each live source is doing; none where all prices are fixed."""
+        found = [] if self._live is None else self._live.statuses()
+        return [*found, self.power.status] if isinstance(self.power, LiveTariff) else found
+
+
+def power_source(
+    power: PowerSection, fetcher: Fetcher, clock: Clock, *, on_progress: Callable[[], None] = lambda: None
+) -> PowerPriceSource:
+    """The source of power prices that the configuration asks for."""
+    contract = power.terms_of_contract()
+    match power.kind:
+        case "fixed":
+            return FixedTariff(price_usd_per_kwh=contract.marginal_usd_per_kwh(power.price_usd_per_kwh))
+        case "time_of_use":
+            return TimeOfUseTariff(calendar=power.calendar(), contract=contract)
+        case "file":
+            publication: Publication = PriceFile(name="file", address=power.file, wanted=power.wanted())
+        case _:
+            publication = WebFeed(
+                name=power.feed,
+                address=(power.url or power.market().url).rstrip("/"),
+                market=power.market(),
+                wanted=power.wanted(),
+                fetcher=fetcher,
+                headers={"Ocp-Apim-Subscription-Key": power.secret()} if power.has_secret else {},
+            )
+    return LiveTariff(
+        publication,
+        contract,
+        band=power.band(),
+        settlement=power.settlement(),
+        max_age=timedelta(seconds=power.max_age_s),
+        interval_s=power.poll_s,
+        speed=clock.speed,
+        on_progress=on_progress,
+    )

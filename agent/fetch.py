@@ -1,0 +1,178 @@
+"""Asks sources on the internet: one client, bounded in time and bytes, polite, and with failures that have names.
+
+SourceError          a source that did not tell; .kind is stable, .retry_after_s what it asked for
+"""
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Self
+
+import httpx
+
+from agent.clock import Clock
+
+TIMEOUT_S = 10.0
+LIMIT_BYTES = 4 * 1024 * 1024
+REDIRECTS = 3
+LONGEST_CACHE = timedelta(minutes=15)
+USER_AGENT = "hashcost"
+
+
+class SourceError(Exception):
+    """A source did not tell what it was asked. Kinds: `unreachable`, `timeout`, `status_429` and the like,
+    `too_large`, `malformed`, `unknown` (it answers that it does not know), `syncing`, `not_configured`."""
+
+    def __init__(self, kind: str, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What a source answered, and when it was known to be so: an answer from memory is as old as it is."""
+
+    body: bytes
+    fetched_at: datetime
+
+    def json(self) -> Any:
+        """The answer as data. Raises `SourceError` (malformed)."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise SourceError("malformed", f"not JSON: {self.body[:60]!r}") from error
+
+    def text(self) -> str:
+        """The answer as text. Raises `SourceError` (malformed)."""
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SourceError("malformed", "not UTF-8") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cached:
+    page: Page
+    etag: str | None
+    expires_at: datetime | None
+
+
+class Fetcher:
+    """The one HTTP client of the agent. An async context manager."""
+
+    def __init__(self, clock: Clock, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.clock = clock
+        self._timeout_s = timeout_s
+        self._cache: dict[str, _Cached] = {}
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        # loading certificates takes its time, and would block the loop
+        self._client = await asyncio.to_thread(
+            httpx.AsyncClient,
+            timeout=self._timeout_s,
+            follow_redirects=True,
+            max_redirects=REDIRECTS,
+            headers={"User-Agent": USER_AGENT},
+            limits=httpx.Limits(max_connections=10, max_keepalive_connections=4),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def get(self, url: str, *, headers: dict[str, str] | None = None) -> Page:
+        """Fetch a page; what its source said not to have changed comes from memory. Raises `SourceError`."""
+        cached, now = self._cache.get(url), self.clock.now()
+        if cached is not None and cached.expires_at is not None and now < cached.expires_at:
+            return cached.page
+        asked = dict(headers or {})
+        if cached is not None and cached.etag is not None:
+            asked["If-None-Match"] = cached.etag
+        response, body = await self._send("GET", url, headers=asked)
+        if response.status_code == HTTPStatus.NOT_MODIFIED and cached is not None:
+            body = cached.page.body
+        elif response.status_code != HTTPStatus.OK:
+            raise _status_error(response)
+        page = Page(body=body, fetched_at=now)
+        etag = response.headers.get("ETag") or (None if cached is None else cached.etag)
+        self._cache[url] = _Cached(page=page, etag=etag, expires_at=_expires_at(response, now))
+        return page
+
+    async def post(self, url: str, payload: Any, *, auth: tuple[str, str] | None = None) -> Page:
+        """Send JSON and take the answer. Raises `SourceError`."""
+        response, body = await self._send("POST", url, payload=payload, auth=auth)
+        if response.status_code != HTTPStatus.OK:
+            raise _status_error(response)
+        return Page(body=body, fetched_at=self.clock.now())
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        payload: Any = None,
+        auth: tuple[str, str] | None = None,
+    ) -> tuple[httpx.Response, bytes]:
+        assert self._client is not None  # noqa: S101 - entered
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream(method, url, headers=headers, json=payload, auth=auth) as response,
+            ):
+                return response, await _bounded(response)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise SourceError("timeout", f"no whole answer within {self._timeout_s:g} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise SourceError("unreachable", f"{type(error).__name__}: {error}") from error
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > LIMIT_BYTES:
+            raise SourceError("too_large", f"more than {LIMIT_BYTES // 1024} KiB")
+    return bytes(body)
+
+
+def _status_error(response: httpx.Response) -> SourceError:
+    wait = response.headers.get("Retry-After", "")
+    retry_after_s = float(wait) if wait.isdigit() else None
+    code = response.status_code
+    return SourceError(f"status_{code}", f"HTTP {code}", retry_after_s=retry_after_s)
+
+
+def _expires_at(response: httpx.Response, now: datetime) -> datetime | None:
+    """Until when its source says that an answer stands; never for long, whatever it says."""
+    control = response.headers.get("Cache-Control", "")
+    if "no-store" in control or "no-cache" in control:
+        return None
+    for part in control.split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "max-age" and value.isdigit():
+            return now + min(timedelta(seconds=min(int(value), 86_400)), LONGEST_CACHE)
+    try:
+        expires = parsedate_to_datetime(response.headers["Expires"])
+        sent = parsedate_to_datetime(response.headers["Date"])
+        return now + min(max(expires - sent, timedelta()), LONGEST_CACHE)
+    except (KeyError, ValueError, TypeError):  # no date, or a zone in one of them only
+        return None
+
+
+def pause_s(
+    interval_s: float, failures: int, retry_after_s: float | None, *, longest_s: float = 900.0
+) -> float:
+    """Seconds until a source is asked again: its interval, twice as long after each failure in a row, never
+    sooner than it asked for, and up to a tenth later by chance."""
+    waits_s = min(interval_s * 2.0 ** min(failures, 10), max(longest_s, interval_s))
+    asked_s = 0.0 if retry_after_s is None else min(retry_after_s, longest_s)
+    return max(waits_s, asked_s) * (1 + random.uniform(0.0, 0.1))

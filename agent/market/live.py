@@ -1,0 +1,108 @@
+"""Hashprice by the consensus of live sources: asks each at its own pace, and judges what they said last."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from agent.fetch import Fetcher, SourceError, pause_s
+from agent.market.consensus import Consensus, Kind, Observation, agree
+from agent.market.quote import Figure, HashpriceQuote, SourceStatus
+from agent.market.sources import Ask, Endpoint, known_sources
+
+log = logging.getLogger("hashcost")
+
+INTERVAL_S = 60.0
+"""A source is asked no more often than this, by the agent's clock."""
+
+
+@dataclass(slots=True)
+class _Source:
+    ask: Ask
+    endpoint: Endpoint
+    status: SourceStatus
+    said: Sequence[Observation] = ()
+    failures: int = 0
+    retry_after_s: float | None = None
+
+
+class LiveHashprice:
+    """A `HashpriceSource` on live sources. `run` asks them until cancelled; `quote` never waits."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        fetcher: Fetcher,
+        *,
+        interval_s: float = INTERVAL_S,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._fetcher = fetcher
+        self._interval_s = interval_s
+        self._on_progress = on_progress
+        known = known_sources()
+        self._sources = [
+            _Source(ask=known[each.name], endpoint=each, status=SourceStatus(name=each.name, url=each.url))
+            for each in endpoints
+        ]
+        self._accepted: Mapping[Kind, Figure] = {}
+        self._silent = {each.name for each in endpoints}
+        self._all_heard = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ask every source again and again."""
+        async with asyncio.TaskGroup() as group:
+            for source in self._sources:
+                group.create_task(self._ask_for_ever(source))
+
+    async def first_answers(self, timeout_s: float) -> None:
+        """Until every source has answered or failed once, at most for so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._all_heard.wait()
+        except TimeoutError:
+            return
+
+    async def _ask_for_ever(self, source: _Source) -> None:
+        while True:
+            await self._ask(source)
+            self._on_progress()
+            self._silent.discard(source.endpoint.name)
+            if not self._silent:
+                self._all_heard.set()
+            wait_s = pause_s(self._interval_s, source.failures, source.retry_after_s)
+            await asyncio.sleep(wait_s / self._fetcher.clock.speed)
+
+    async def _ask(self, source: _Source) -> None:
+        """One line in the log when a source fails first, and one when it is back."""
+        name, now = source.endpoint.name, self._fetcher.clock.now
+        try:
+            source.said = await source.ask(self._fetcher, source.endpoint)
+        except SourceError as error:
+            if source.failures == 0:
+                log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
+            source.failures += 1
+            source.retry_after_s = error.retry_after_s
+            source.status = replace(source.status, failed_at=now(), failure=str(error))
+            return
+        if source.failures:
+            log.info("event=source_recovered source=%s after_failures=%d", name, source.failures)
+        source.failures, source.retry_after_s = 0, None
+        values = ", ".join(f"{each.kind.value} {each.value:.10g}" for each in source.said)
+        source.status = replace(source.status, answered_at=now(), failure=None, values=values)
+
+    def statuses(self) -> list[SourceStatus]:
+        """How each source is doing."""
+        return [source.status for source in self._sources]
+
+    def consensus(self, now: datetime) -> Consensus:
+        """What is believed now of what they said last; what is accepted is remembered."""
+        said = [each for source in self._sources for each in source.said]
+        agreed = agree(said, self._accepted, now)
+        self._accepted = agreed.accepted
+        return agreed
+
+    async def quote(self, now: datetime) -> HashpriceQuote | None:
+        """The consensus; None while a number is missing."""
+        return self.consensus(now).quote

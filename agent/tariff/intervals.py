@@ -1,0 +1,88 @@
+"""Prices by the interval: what holds now, what a settlement interval will come to, and what cannot be true. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class IntervalPrice:
+    """A price in USD/kWh for [start, end)."""
+
+    start: datetime
+    end: datetime
+    usd_per_kwh: float
+
+    def holds_at(self, now: datetime) -> bool:
+        """Whether it is about this moment."""
+        return self.start <= now < self.end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """What a price in USD/kWh can be. Outside of it the unit is wrong, or the feed."""
+
+    low: float = -0.5
+    high: float = 1.0
+
+
+TINY_USD_PER_KWH = 0.0005
+TINY_SAMPLES = 12
+
+
+def absurd(prices: Sequence[IntervalPrice], band: Band) -> str | None:
+    """Why these prices cannot be what they are said to be: most often cents for dollars or MWh for kWh. None if they
+    can. Negative prices and single spikes within the band are real."""
+    outside = next((each for each in prices if not band.low <= each.usd_per_kwh <= band.high), None)
+    if outside is not None:
+        return (
+            f"{outside.usd_per_kwh:g} USD/kWh is outside of {band.low:g} to {band.high:g}: "
+            "is the unit right (cents, MWh)?"
+        )
+    some = [abs(each.usd_per_kwh) for each in prices if each.usd_per_kwh]
+    if len(some) >= TINY_SAMPLES and max(some) < TINY_USD_PER_KWH:
+        return f"no price exceeds {max(some):g} USD/kWh: is the unit right (cents, MWh)?"
+    return None
+
+
+def in_force(prices: Sequence[IntervalPrice], now: datetime) -> IntervalPrice | None:
+    """The price that holds at `now`: of those that say so, the one that was given for the latest start."""
+    holding = [each for each in prices if each.holds_at(now)]
+    return max(holding, key=lambda each: each.start, default=None)
+
+
+def expected_settlement(
+    prices: Sequence[IntervalPrice], now: datetime, settlement: timedelta, grace: timedelta
+) -> IntervalPrice | None:
+    """The price that the settlement interval around `now` will come to, over that whole interval.
+
+    Load settles on the mean of the interval. What is published of it counts as it is, the rest as the last price
+    before: a spike early in the interval keeps the rest dear, whatever comes next. None if the last price ended longer
+    ago than `grace`, which is what markets take to publish.
+    """
+    start = _floor(now, settlement)
+    end = start + settlement
+    latest = max((each for each in prices if each.start <= now), default=None)
+    if latest is None or now - latest.end > grace:
+        return None
+    total_s, sum_usd = 0.0, 0.0
+    for each in sorted(prices):
+        overlap_s = (min(each.end, end) - max(each.start, start)).total_seconds()
+        if overlap_s > 0 and each.start <= now:
+            total_s += overlap_s
+            sum_usd += overlap_s * each.usd_per_kwh
+    rest_s = max(0.0, settlement.total_seconds() - total_s)
+    mean = (sum_usd + rest_s * latest.usd_per_kwh) / (total_s + rest_s)
+    return IntervalPrice(start=start, end=end, usd_per_kwh=mean)
+
+
+def _floor(now: datetime, step: timedelta) -> datetime:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return epoch + (now - epoch) // step * step
+
+
+def next_change(prices: Sequence[IntervalPrice], now: datetime) -> IntervalPrice | None:
+    """The first known price after the one that holds now that is another."""
+    holding = in_force(prices, now)
+    later = sorted(each for each in prices if each.start > now)
+    return next((each for each in later if holding is None or each.usd_per_kwh != holding.usd_per_kwh), None)

@@ -1,0 +1,178 @@
+"""Power price from a feed or a file: asked for at its own pace, judged, and made into what a kWh costs the site."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from agent.fetch import Fetcher, SourceError, pause_s
+from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
+from agent.tariff import feeds
+from agent.tariff.contract import Contract
+from agent.tariff.intervals import Band, IntervalPrice, absurd, expected_settlement, next_change
+
+log = logging.getLogger("hashcost")
+
+KEEP = timedelta(hours=36)
+HELD_AGE = timedelta(hours=6)
+"""For so long the last price is shown and recommended on; nothing is done on it."""
+
+
+class Publication(Protocol):
+    """Where interval prices are published."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+
+    async def prices(self, now: datetime) -> list[IntervalPrice]:
+        """What it says now. Raises `SourceError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebFeed:
+    """A market's feed over HTTP."""
+
+    name: str
+    address: str
+    market: feeds.Market
+    wanted: feeds.Wanted
+    fetcher: Fetcher
+    headers: Mapping[str, str]
+
+    async def prices(self, now: datetime) -> list[IntervalPrice]:
+        """Ask the feed. Raises `SourceError`."""
+        page = await self.fetcher.get(
+            self.address + self.market.path(self.wanted, now), headers=dict(self.headers)
+        )
+        return self.market.parse(page.body, self.wanted, page.fetched_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceFile:
+    """A CSV file on this host, read again each time: somebody else writes it."""
+
+    name: str
+    address: str
+    wanted: feeds.Wanted
+
+    async def prices(self, now: datetime) -> list[IntervalPrice]:
+        """Read the file. Raises `SourceError`."""
+        try:
+            body = await asyncio.to_thread(Path(self.address).read_bytes)
+        except OSError as error:
+            raise SourceError("unreachable", f"cannot be read ({error.strerror})") from error
+        return feeds.table(body, self.wanted, now)
+
+
+class LiveTariff:
+    """A `PowerPriceSource` on a publication. `run` asks it until cancelled; `quote` never waits."""
+
+    def __init__(
+        self,
+        publication: Publication,
+        contract: Contract,
+        *,
+        band: Band,
+        settlement: timedelta,
+        max_age: timedelta,
+        interval_s: float,
+        speed: float = 1.0,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._publication = publication
+        self._contract = contract
+        self._band = band
+        self._settlement = settlement
+        self._max_age = max_age
+        self._interval_s = interval_s
+        self._speed = speed
+        self._on_progress = on_progress
+        self._prices: list[IntervalPrice] = []
+        self._doubt: str | None = None
+        self._heard_at: datetime | None = None
+        self._failures = 0
+        self._heard = asyncio.Event()
+        self.status = SourceStatus(name=publication.name, url=publication.address)
+
+    async def run(self, now: Callable[[], datetime]) -> None:
+        """Ask again and again."""
+        while True:
+            wait = await self.ask(now())
+            self._on_progress()
+            await asyncio.sleep(pause_s(self._interval_s, self._failures, wait) / self._speed)
+
+    async def first_answers(self, timeout_s: float) -> None:
+        """Until it has answered or failed once, at most for so long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._heard.wait()
+        except TimeoutError:
+            return
+
+    async def ask(self, now: datetime) -> float | None:
+        """Ask once, and take in what is said; seconds that the source wants to be left alone, if it says so."""
+        name = self._publication.name
+        try:
+            self._take(await self._publication.prices(now), now)
+        except SourceError as error:
+            if self._failures == 0:
+                log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
+            self._failures += 1
+            self.status = replace(self.status, failed_at=now, failure=str(error))
+            return error.retry_after_s
+        finally:
+            self._heard.set()
+        if self._failures:
+            log.info("event=source_recovered source=%s after_failures=%d", name, self._failures)
+        self._failures = 0
+        return None
+
+    def _take(self, prices: Sequence[IntervalPrice], now: datetime) -> None:
+        doubt = absurd(prices, self._band)
+        if doubt is not None:
+            self._doubt = doubt
+            raise SourceError("implausible", doubt)
+        self._doubt = None
+        known = {each.start: each for each in self._prices if now - each.end < KEEP}
+        self._prices = sorted((known | {each.start: each for each in prices}).values())
+        self._heard_at = now
+        values = f"{len(prices)} prices, the last for {prices[-1].start:%H:%M} UTC"
+        self.status = replace(self.status, answered_at=now, failure=None, values=values)
+
+    async def quote(self, now: datetime) -> PowerPriceQuote | None:
+        """What a kWh costs now, as far as it is known; None if it is not."""
+        market = expected_settlement(self._prices, now, self._settlement, self._max_age)
+        if market is not None:
+            state = PriceState.LIVE if self._doubt is None else PriceState.QUARANTINED
+            return self._quote(market, now, state, self._doubt or "")
+        last = max((each for each in self._prices if each.end <= now), default=None)
+        if last is None or now - last.end > HELD_AGE:
+            return None
+        held = replace(last, end=last.end + HELD_AGE)
+        return self._quote(held, last.start, PriceState.HELD, "its source says nothing new, the last is held")
+
+    def _quote(
+        self, market: IntervalPrice, observed_at: datetime, state: PriceState, detail: str
+    ) -> PowerPriceQuote:
+        return PowerPriceQuote(
+            price_usd_per_kwh=self._contract.marginal_usd_per_kwh(market.usd_per_kwh),
+            source=self._publication.name,
+            observed_at=min(observed_at, self._heard_at or observed_at),
+            valid_until=market.end,
+            state=state,
+            automatic=state is PriceState.LIVE,
+            detail=detail,
+            market_usd_per_kwh=market.usd_per_kwh,
+        )
+
+    def coming(self, now: datetime) -> IntervalPrice | None:
+        """The next known price that is another."""
+        return next_change(self._prices, now)
