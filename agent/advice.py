@@ -9,11 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
+from agent.appraisal import Terms
 from agent.decisions import DecisionRecord, decision_lines
 from agent.explain import WHY, explain
+from agent.market.quote import Market
 from agent.policy import Action
 from agent.selector import SelectorError, parse, select
 from agent.status import PLAIN_WIDTH
+from agent.store import Reader
 from agent.stored import StoredPicture, stored_picture
 from agent.summary import as_data, draw
 from agent.view import MachineView, Picture
@@ -45,13 +48,20 @@ def print_explanation(database: Path, machine: str, *, as_json: bool) -> None:
     stored = stored_picture(database, datetime.now(UTC))
     picture = stored.picture
     view = _the_machine(machine, picture)
-    told = explain(view, picture.market, picture.terms)
+    market, terms = _conditions_of(database, view) or (picture.market, picture.terms)
+    told = explain(view, market, terms)
     decided = stored.decisions.get(view.machine_id)
     if as_json:
         _print_data(told.as_data() | {"decision": decided and decided.as_data()}, stored)
         return
     does = "nothing was decided yet" if decided is None else f"{decided.in_words()}\n{_because(decided)}"
     sys.stdout.write("\n".join([told.as_text(), f"  {'agent':<14}{does}", *_stale(stored)]) + "\n")
+
+
+def _conditions_of(database: Path, view: MachineView) -> tuple[Market, Terms] | None:
+    """Prices and terms of a machine whose own they are."""
+    with Reader(database) as reader:
+        return reader.conditions_of(view.machine_id)
 
 
 def _because(decided: DecisionRecord) -> str:

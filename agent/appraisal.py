@@ -43,7 +43,9 @@ class Terms:
 
     `fee` is pool plus firmware fee and `reject` the share of rejected work, both as fractions; `overhead` the
     avoidable overhead factor on energy; `sleep_power_w` the watts reckoned for a machine that sleeps;
-    `machine_price_usd_per_ths` only serves payback days.
+    `machine_price_usd_per_ths` only serves payback days. `credit_usd_per_kwh` is what a programme pays for each
+    kWh that sleeping saves: it moves the decision, and is no part of the margin while running.
+    `price_usd_per_kwh` is what a machine's energy costs where that is not the site's price.
     """
 
     fee: float = 0.0
@@ -51,6 +53,12 @@ class Terms:
     overhead: float = 1.0
     sleep_power_w: float = 40.0
     machine_price_usd_per_ths: float | None = None
+    credit_usd_per_kwh: float = 0.0
+    price_usd_per_kwh: float | None = None
+
+    def price(self, market: Market) -> float | None:
+        """What a kWh of this machine costs now, USD; None while nobody knows."""
+        return market.price_usd_per_kwh if self.price_usd_per_kwh is None else self.price_usd_per_kwh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +92,8 @@ def appraise(point: RunningPoint | None, market: Market, terms: Terms) -> Apprai
     """Appraise one machine. Pure; unknown in, unknown out."""
     hashrate_ths = None if point is None else point.hashrate_ths
     power_w = None if point is None else point.power_w
-    hashprice, price = market.hashprice_usd_per_ph_day, market.price_usd_per_kwh
+    hashprice, price = market.hashprice_usd_per_ph_day, terms.price(market)
+    saved = None if price is None else price + terms.credit_usd_per_kwh
     fee, reject, overhead, sleep_power_w = terms.fee, terms.reject, terms.overhead, terms.sleep_power_w
 
     efficiency = economics.efficiency_j_per_th(hashrate_ths=hashrate_ths, power_w=power_w)
@@ -94,6 +103,15 @@ def appraise(point: RunningPoint | None, market: Market, terms: Terms) -> Apprai
     cost = economics.energy_cost_usd_per_day(power_w=power_w, price_usd_per_kwh=price, overhead=overhead)
     margin = None if revenue is None or cost is None else revenue - cost
     machine_price = terms.machine_price_usd_per_ths
+    strike = economics.strike_price_usd_per_kwh(
+        hashrate_ths=hashrate_ths,
+        power_w=power_w,
+        sleep_power_w=sleep_power_w,
+        hashprice_usd_per_ph_day=hashprice,
+        fee=fee,
+        reject=reject,
+        overhead=overhead,
+    )
     return Appraisal(
         point=point,
         efficiency_j_per_th=efficiency,
@@ -105,7 +123,7 @@ def appraise(point: RunningPoint | None, market: Market, terms: Terms) -> Apprai
             power_w=power_w,
             sleep_power_w=sleep_power_w,
             hashprice_usd_per_ph_day=hashprice,
-            price_usd_per_kwh=price,
+            price_usd_per_kwh=saved,
             fee=fee,
             reject=reject,
             overhead=overhead,
@@ -114,20 +132,12 @@ def appraise(point: RunningPoint | None, market: Market, terms: Terms) -> Apprai
         hashcost_usd_per_ph_day=economics.hashcost_usd_per_ph_day(
             efficiency_j_per_th=efficiency, price_usd_per_kwh=price, overhead=overhead
         ),
-        strike_price_usd_per_kwh=economics.strike_price_usd_per_kwh(
-            hashrate_ths=hashrate_ths,
-            power_w=power_w,
-            sleep_power_w=sleep_power_w,
-            hashprice_usd_per_ph_day=hashprice,
-            fee=fee,
-            reject=reject,
-            overhead=overhead,
-        ),
+        strike_price_usd_per_kwh=None if strike is None else strike - terms.credit_usd_per_kwh,
         breakeven_hashprice_usd_per_ph_day=economics.breakeven_hashprice_usd_per_ph_day(
             hashrate_ths=hashrate_ths,
             power_w=power_w,
             sleep_power_w=sleep_power_w,
-            price_usd_per_kwh=price,
+            price_usd_per_kwh=saved,
             fee=fee,
             reject=reject,
             overhead=overhead,

@@ -180,7 +180,7 @@ class Curtailer:
             if mode is None or mode is view.power_mode:
                 continue
             margin = appraise(
-                baseline_point(baseline), picture.market, picture.terms
+                baseline_point(baseline), picture.market, picture.terms_of(machine.machine_id).terms
             ).decision_margin_usd_per_day
             if margin is not None:
                 points.append(
@@ -203,6 +203,8 @@ class Curtailer:
             power_w=None if point is None else point.power_w,
             efficiency_j_per_th=view.efficiency_j_per_th,
             other_modes=self._other_modes(machine, view, picture),
+            economics=picture.terms_of(machine.machine_id).economics,
+            grid=picture.terms_of(machine.machine_id).grid,
             ours=machine.ours,
             busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
@@ -234,6 +236,7 @@ class Curtailer:
             coming_kw=coming_kw,
             moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
             moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
+            prices_certain=picture.market.automatic,
             held=self.held,
             closed=self.closed,
             obligation=self.obligation,

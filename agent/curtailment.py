@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from agent.orders import OrderAction
 from agent.policy import Action, Reason, Recommendation
+from agent.terms import Economics
 from drivers.reading import MachineId, PowerMode, RunState
 
 
@@ -124,6 +125,8 @@ class Candidate:
     power_w: float | None
     efficiency_j_per_th: float | None
     other_modes: Sequence[ModePoint] = ()
+    economics: Economics = Economics.SITE
+    grid: bool = True
     ours: bool = False
     busy: bool = False
     gave_up: frozenset[OrderAction] = frozenset()
@@ -143,7 +146,8 @@ class Obligation:
 class Site:
     """The site at the moment of deciding. `load_kw` is what it draws now, of which `leaving_kw` is about to sleep by
     orders that are open, while `coming_kw` is about to wake: neither is certain before it is confirmed. `moved_kw` and
-    `moved_machines` are what orders of the last minute have moved, by action. `closed` says that a person curtailed
+    `moved_machines` are what orders of the last minute have moved, by action. Where `prices_certain` is not, economics
+    only propose. `closed` says that a person curtailed
     all of it: machines that come later are brought under that too."""
 
     now: datetime
@@ -152,6 +156,7 @@ class Site:
     coming_kw: float = 0.0
     moved_kw: Mapping[OrderAction, float] = field(default_factory=dict)
     moved_machines: Mapping[OrderAction, int] = field(default_factory=dict)
+    prices_certain: bool = True
     held: bool = False
     closed: bool = False
     obligation: Obligation | None = None
@@ -198,7 +203,7 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     automatic = (
         policy.mode is Mode.AUTO
         and _participation(candidate, policy) is Participation.AUTO
-        and not (candidate.recommendation.marginal and reason not in _NO_ECONOMICS)
+        and (reason in _NO_ECONOMICS or (site.prices_certain and not candidate.recommendation.marginal))
     ) or (reason is Reason.OPERATOR and policy.mode is not Mode.OBSERVE)
     return _Wish(
         candidate=candidate,
@@ -275,6 +280,7 @@ def _refusal(
     standing_against = (
         (site.held, Reason.OPERATOR_HOLD),
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
+        (not _terms_allow(candidate, reason), Reason.HOSTING_TERMS),
         (candidate.busy, Reason.ORDER_OPEN),
         (candidate.in_hands and reason not in _NO_ECONOMICS, Reason.OPERATOR),
         (action in candidate.gave_up, Reason.GAVE_UP),
@@ -288,6 +294,14 @@ def _refusal(
     if not _worth_it(candidate, policy):
         return Reason.ACCUMULATING
     return _too_soon(action, candidate, site, policy)
+
+
+def _terms_allow(candidate: Candidate, reason: Reason) -> bool:
+    """A customer's machine is curtailed only for what its contract names. What an operator orders is theirs to answer
+    for."""
+    if reason is Reason.OBLIGATION:
+        return candidate.grid
+    return reason in _NO_ECONOMICS or candidate.economics is not Economics.NONE
 
 
 def _worth_it(candidate: Candidate, policy: CurtailmentPolicy) -> bool:

@@ -1,7 +1,7 @@
 """The live picture: every machine of the site, its last reading, its baselines, and what they amount to."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from agent.appraisal import Basis, RunningPoint
@@ -11,6 +11,8 @@ from drivers.catalogue import nameplate
 from drivers.reading import Address, Identity, MachineId, PowerSource, Reading, RunState
 
 SITE_GROUP = "site"
+CUSTOM_ERROR = 0.10
+"""Half-width of the error band of watts that were measured once: machines drift, and so does the weather."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Machine:
     failures_in_row: int = 0
     ours: bool = False
     """It sleeps on our order, and is ours to wake."""
+    custom_power_w: float | None = None
+    """Watts that somebody measured for it once."""
 
     def apply(self, outcome: Reading | Failure) -> None:
         """Take in the outcome of one read. A failure leaves the last reading, which grows old."""
@@ -44,10 +48,22 @@ class Machine:
             self.failure = outcome
             self.failures_in_row += 1
             return
-        self.reading = outcome
+        self.reading = self._with_custom_power(outcome)
         self.failure = None
         self.failures_in_row = 0
-        self.baselines.observe(outcome)
+        self.baselines.observe(self.reading)
+
+    def _with_custom_power(self, reading: Reading) -> Reading:
+        """Watts that were measured once are better than a nameplate's, and than none."""
+        guessed = reading.power_source in (PowerSource.NAMEPLATE, PowerSource.UNKNOWN)
+        if self.custom_power_w is None or not guessed or reading.run_state is not RunState.MINING:
+            return reading
+        return replace(
+            reading,
+            power_w=self.custom_power_w,
+            power_source=PowerSource.CUSTOM,
+            power_error=CUSTOM_ERROR,
+        )
 
     @property
     def last_seen_at(self) -> datetime:

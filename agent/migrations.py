@@ -214,3 +214,9 @@ def m003_decisions(db: Database) -> None:
         not_null={"reason", "automatic", "regret_usd", "switching_cost_usd", "since_ms", "snapshot"},
         strict=True,
     )
+
+
+@migrations()
+def m004_own_terms(db: Database) -> None:
+    """Quotes of machines whose terms are not the site's."""
+    db.execute("alter table quotes add column own integer not null default 0")

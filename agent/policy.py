@@ -54,6 +54,8 @@ class Reason(StrEnum):
     SITE_MAXIMUM_LOAD = "site_maximum_load"
     PROTECTED = "protected"
     """Its participation is `never`."""
+    HOSTING_TERMS = "hosting_terms"
+    """It is a customer's, and their contract does not allow it."""
     OPERATOR_HOLD = "operator_hold"
     """Somebody holds the whole site."""
     OBLIGATION = "obligation"

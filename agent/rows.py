@@ -325,6 +325,10 @@ def round_values(row: RoundRow) -> tuple[int, ...]:
     )
 
 
+OWN_TERMS = "own"
+"""Source of a power price that is a machine's own and not the site's."""
+
+
 def quote_values(market: Market, terms: Terms) -> tuple[object, ...]:
     """A row of `quotes` but for its id and time: two rounds with the same values share one row."""
     hashprice, power = market.hashprice, market.power
@@ -335,8 +339,8 @@ def quote_values(market: Market, terms: Terms) -> tuple[object, ...]:
         hashprice and hashprice.btc_usd,
         market.hashprice_usd_per_ph_day,
         hashprice and hashprice.source,
-        market.price_usd_per_kwh,
-        power and power.source,
+        terms.price(market),
+        OWN_TERMS if terms.price_usd_per_kwh is not None else power and power.source,
         terms.fee,
         terms.reject,
         terms.overhead,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import sqlite3
@@ -24,13 +25,14 @@ from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
+from agent.market.report import report
 from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
-from agent.store import Store
+from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
 from agent.view import Picture, view_fleet
 from drivers.addresses import parse_targets
@@ -71,7 +73,8 @@ class Agent:
         storage_problem: str | None = None,
     ) -> None:
         self.config = config
-        self.terms = config.economics.terms()
+        self.book = config.terms_book()
+        self.terms = self.book.site
         self._clock = clock or Clock()
         self._database = database
         self.pulse = Pulse()
@@ -179,7 +182,7 @@ class Agent:
 
     async def _record_scan(self, changes: Changes, result: ScanResult, addresses: int) -> None:
         # the machines first of all, because a round that is under way may already show the new ones
-        await self._in_writer(self._store.save_machines, list(self.fleet), self.terms)
+        await self._in_writer(self._store.save_machines, list(self.fleet), self.book)
         await self._in_writer(self._store.retire, changes.retired, self._clock.now())
         scanned = Event(
             at=self._clock.now(),
@@ -195,6 +198,7 @@ class Agent:
         before = {machine.machine_id: machine.failure for machine, _ in machines}
         for machine_id, outcome in result.outcomes.items():
             if (machine := self.fleet.get(machine_id)) is not None:
+                machine.custom_power_w = self.book.of(machine_id, machine.group).custom_power_w
                 machine.apply(outcome)
         self._log_transitions(before)
         if any(
@@ -204,10 +208,12 @@ class Agent:
             self._address_changed.set()
         self.curtailer.mark_ours()
         market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
-        picture = view_fleet(self.fleet, market, self.terms, max_age=timedelta(seconds=self._valid_s))
+        picture = view_fleet(self.fleet, market, self.book, max_age=timedelta(seconds=self._valid_s))
         self.operations.picture = picture
         async with self._recording():
             await self._remember(picture, result)
+            told = json.dumps(report(picture.market, self.feeds.statuses()))
+            await self._in_writer(self._store.save_setting, PRICES, told)
             await self.curtailer.decide(picture)
             changed = self.curtailer.changed()
             await self._in_writer(self._store.save_decisions, changed)

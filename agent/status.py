@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agent.decisions import decision_lines
+from agent.market.report import report_lines
 from agent.stored import stored_picture
 from agent.summary import as_data, doubt_lines, draw
 
@@ -23,10 +24,11 @@ def print_status(database: Path, *, as_json: bool) -> None:
             "polled_at": stored.polled_at.isoformat(),
             "age_s": stored.age.total_seconds(),
             "stale": stored.is_stale,
+            "prices": stored.prices,
         }
         sys.stdout.write(json.dumps(data) + "\n")
         return
-    notes = [*decision_lines(stored.decisions), *doubt_lines(stored.doubts)]
+    notes = [*report_lines(stored.prices), *decision_lines(stored.decisions), *doubt_lines(stored.doubts)]
     notes.append(f"last poll {stored.polled_at:%Y-%m-%d %H:%M:%S} UTC, {_in_words(stored.age)} ago")
     if stored.is_stale:
         notes.append("STALE: the agent has not polled since; is it running?")

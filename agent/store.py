@@ -8,6 +8,7 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
 """
 
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from sqlite_utils import Database
 
@@ -54,10 +55,13 @@ from agent.rows import (
     to_ms,
     view_of,
 )
+from agent.terms import TermsBook
 from agent.view import MachineView, Picture
 from drivers.reading import MachineId
 
 BUSY_TIMEOUT_S = 5.0
+PRICES = "prices"
+"""Setting that holds how prices and their sources are doing."""
 
 
 class StoreError(UsageError):
@@ -93,7 +97,8 @@ class Store:
             kind = UnusableStoreError if _is_of_the_disk(error) else StoreError
             raise kind(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
-        self._quote: tuple[int, tuple[object, ...]] | None = None
+        self._quotes: dict[tuple[bool, tuple[object, ...]], int] = {}
+        self._new_quotes: dict[tuple[bool, tuple[object, ...]], int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +111,12 @@ class Store:
         self._db.close()
         self._lock.close()
 
-    def save_machines(self, machines: Iterable[Machine], terms: Terms) -> None:
+    def save_machines(self, machines: Iterable[Machine], terms: Terms | TermsBook) -> None:
         """Add machines to the inventory or bring their rows up to date."""
-        rows = [machine_row(machine, terms) for machine in machines]
+        book = TermsBook(site=terms) if isinstance(terms, Terms) else terms
+        rows = [
+            machine_row(machine, book.of(machine.machine_id, machine.group).terms) for machine in machines
+        ]
         with self._db.atomic():
             self._db.conn.executemany(_upsert("machines", MACHINE_COLUMNS, "machine_id"), rows)
             self._db.conn.executemany(
@@ -162,13 +170,18 @@ class Store:
         picture and the round itself. A reading may stand for `valid_s` seconds. What a scan has taken out of the
         fleet meanwhile is left out."""
         valid_ms = round(valid_s * 1000)
+        self._new_quotes = {}
         views = {view.machine_id: view for view in picture.views}
         with self._db.atomic():
-            quote = self._stored_quote(picture.market, picture.terms)
+            site = self._stored_quote(picture.market, picture.terms)
+            quotes = {
+                machine_id: self._stored_quote(picture.market, each.terms, own=True)
+                for machine_id, each in picture.own_terms.items()
+            }
             self._db.conn.executemany(
                 _INSERT_READING,
                 [
-                    reading_row(machine, views[machine_id], quote[0], valid_ms)
+                    reading_row(machine, views[machine_id], quotes.get(machine_id, site), valid_ms)
                     for machine_id in polled
                     if (machine := fleet.get(machine_id)) is not None and machine_id in views
                 ],
@@ -184,16 +197,19 @@ class Store:
             self._db.conn.execute(
                 "insert or replace into rounds values (?, ?, ?, ?, ?, ?, ?)", round_values(round_row)
             )
-        self._quote = quote  # only now: a round that was rolled back took its row with it
+        self._quotes = self._new_quotes  # only now: a round that was rolled back took its rows with it
 
-    def _stored_quote(self, market: Market, terms: Terms) -> tuple[int, tuple[object, ...]]:
-        """The row of these prices and terms and its id; a new one only when a number changed."""
-        values = quote_values(market, terms)
-        if self._quote is not None and self._quote[1] == values:
-            return self._quote
-        cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *values))
-        assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
-        return cursor.lastrowid, values
+    def _stored_quote(self, market: Market, terms: Terms, *, own: bool = False) -> int:
+        """Id of the row of these prices and terms; a new row only when a number changed. `own` terms are not the
+        site's."""
+        key = (own, quote_values(market, terms))
+        quote_id = self._quotes.get(key) or self._new_quotes.get(key)
+        if quote_id is None:
+            cursor = self._db.conn.execute(_INSERT_QUOTE, (to_ms(market.at), *key[1], int(own)))
+            assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
+            quote_id = cursor.lastrowid
+        self._new_quotes[key] = quote_id
+        return quote_id
 
     def save_setting(self, name: str, value: str) -> None:
         """Remember something across restarts."""
@@ -345,13 +361,30 @@ class Reader:
             for record in map(decision_of, self._db.query("select * from decisions"))
         }
 
+    def prices(self) -> dict[str, Any]:
+        """How the numbers of the market and their sources are doing (`market.report`); empty before the first round."""
+        for row in self._db.query("select value from settings where name = ?", [PRICES]):
+            found: dict[str, Any] = json.loads(row["value"])
+            return found
+        return {}
+
     def conditions(self) -> tuple[Market, Terms] | None:
         """Prices and payout terms in force at the last round (of the terms: fee, reject and overhead)."""
         polled_at = self.last_round_at()
-        for row in self._db.query("select * from quotes order by quote_id desc limit 1"):
+        for row in self._db.query("select * from quotes where not own order by quote_id desc limit 1"):
             return market_of(row, polled_at or from_ms(row["at_ms"])), Terms(
                 fee=row["fee"], reject=row["reject"], overhead=row["overhead"]
             )
+        return None
+
+    def conditions_of(self, machine_id: MachineId) -> tuple[Market, Terms] | None:
+        """The same for one machine, as of its last reading, if its terms are its own and not the site's."""
+        polled_at = self.last_round_at()
+        for row in self._db.query(_SELECT_OWN_QUOTE, [machine_id]):
+            if row["own"]:
+                return market_of(row, polled_at or from_ms(row["at_ms"])), Terms(
+                    fee=row["fee"], reject=row["reject"], overhead=row["overhead"]
+                )
         return None
 
     def last_round_at(self) -> datetime | None:
@@ -539,7 +572,11 @@ _INSERT_READING = """
 """
 _INSERT_QUOTE = """
     insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,
-    price_usd_per_kwh, price_source, fee, reject, overhead) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    price_usd_per_kwh, price_source, fee, reject, overhead, own) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SELECT_OWN_QUOTE = """
+    select quotes.* from readings join quotes using (quote_id)
+    where machine_id = ? order by began_ms desc limit 1
 """
 _SELECT_SLEEPS = (
     "select machine_id, confirmed_ms from orders where action = 'sleep' and confirmed_ms is not null"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from agent.decisions import DecisionRecord
 from agent.policy import Action, Reason
@@ -30,6 +31,8 @@ class StoredPicture:
     validity: timedelta
     doubts: Sequence[Event]
     decisions: Mapping[MachineId, DecisionRecord]
+    prices: Mapping[str, Any]
+    """How the numbers of the market and their sources are doing, as the agent last wrote it."""
 
     @property
     def age(self) -> timedelta:
@@ -52,7 +55,7 @@ def stored_picture(database: Path, now: datetime) -> StoredPicture:
         market, terms = conditions
         validity = reader.validity() or DEFAULT_VALIDITY
         views = by_margin(_as_of(view, now, validity) for view in reader.latest())
-        decisions = reader.decisions()
+        decisions, prices = reader.decisions(), reader.prices()
         doubts = [event for event in reader.last_scan() if event.is_doubt]
     return StoredPicture(
         picture=Picture(market=market, terms=terms, views=views),
@@ -61,6 +64,7 @@ def stored_picture(database: Path, now: datetime) -> StoredPicture:
         validity=validity,
         doubts=doubts,
         decisions=decisions,
+        prices=prices,
     )
 
 

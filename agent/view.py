@@ -1,14 +1,15 @@
 """One machine and one site as people and files see them: what was read, what it is worth, what is recommended."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from agent.appraisal import Appraisal, Basis, Terms, appraise
 from agent.fleet import Fleet, Machine
 from agent.market.quote import Market
 from agent.policy import Action, Reason, Recommendation, recommend
+from agent.terms import MachineTerms, TermsBook
 from drivers.reading import MachineId, PowerMode, PowerSource, RunState
 
 
@@ -72,6 +73,12 @@ class Picture:
     market: Market
     terms: Terms
     views: Sequence[MachineView]
+    own_terms: Mapping[MachineId, MachineTerms] = field(default_factory=dict)
+    """Of machines whose terms are not the site's."""
+
+    def terms_of(self, machine_id: MachineId) -> MachineTerms:
+        """What a machine runs under."""
+        return self.own_terms.get(machine_id) or MachineTerms(terms=self.terms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +108,17 @@ def view_machine(machine: Machine, market: Market, terms: Terms, *, max_age: tim
     return _view(machine, situation.run_state, market.at, appraisal, recommend(situation, appraisal))
 
 
-def view_fleet(fleet: Fleet, market: Market, terms: Terms, *, max_age: timedelta) -> Picture:
-    """Appraise every machine of the fleet."""
-    views = by_margin(view_machine(machine, market, terms, max_age=max_age) for machine in fleet)
-    return Picture(market=market, terms=terms, views=views)
+def view_fleet(fleet: Fleet, market: Market, terms: Terms | TermsBook, *, max_age: timedelta) -> Picture:
+    """Appraise every machine of the fleet, each under its own terms."""
+    book = TermsBook(site=terms) if isinstance(terms, Terms) else terms
+    own = {m.machine_id: book.of(m.machine_id, m.group) for m in fleet} if book.own else {}
+    own = {machine_id: each for machine_id, each in own.items() if each != MachineTerms(terms=book.site)}
+    picture = Picture(market=market, terms=book.site, views=[], own_terms=own)
+    views = by_margin(
+        view_machine(machine, market, picture.terms_of(machine.machine_id).terms, max_age=max_age)
+        for machine in fleet
+    )
+    return replace(picture, views=views)
 
 
 def by_margin(views: Iterable[MachineView]) -> list[MachineView]:

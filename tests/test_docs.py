@@ -8,6 +8,9 @@ from pydantic import BaseModel
 
 from agent.cli import cli
 from agent.config import Config, CredentialSection
+from agent.config.market import SourceSection
+from agent.config.overrides import OverrideSection
+from agent.config.power import PeriodSection
 from agent.export import COLUMNS
 from agent.policy import Action, Reason
 from drivers import driver
@@ -31,7 +34,10 @@ def config_keys() -> list[str]:
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [f"{section}.{key}" for key in field.annotation.model_fields]
-    return keys
+    nested = {
+        "market.sources.NAME": SourceSection, "power.periods": PeriodSection, "overrides.NAME": OverrideSection,
+    }  # fmt: skip
+    return [*keys, *(f"{name}.{key}" for name, model in nested.items() for key in model.model_fields)]
 
 
 def failure_kinds() -> set[str]:

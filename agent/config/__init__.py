@@ -17,10 +17,12 @@ from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.machines import CredentialFamily, CredentialSection, PollSection, ScanSection
 from agent.config.market import MarketSection
+from agent.config.overrides import OverrideSection
 from agent.config.power import PowerSection
 from agent.config.section import Addresses, Section, numeric
 from agent.curtailment import CurtailmentPolicy, Participation
 from agent.errors import UsageError
+from agent.terms import TermsBook
 from drivers.driver import Credentials
 from drivers.reading import Family
 
@@ -63,13 +65,25 @@ class Config(Section):
     groups: dict[str, Annotated[Addresses, AfterValidator(numeric)]] = Field(
         default={}, description="Name of a group of machines to its addresses; the first that fits counts."
     )
+    overrides: dict[str, OverrideSection] = Field(
+        default={}, description="What is different for a group or a machine id; the machine's own counts."
+    )
     credentials: dict[CredentialFamily, CredentialSection] = Field(
         default={}, description="Logins by family where they are not the factory's."
     )
 
     def policy(self) -> CurtailmentPolicy:
         """The rules and limits as the decision wants them."""
-        return CurtailmentPolicy(**self.curtailment.model_dump(), participation=self.participation)
+        limits = self.curtailment.model_dump()
+        # under what is paid for anyway a kWh costs nothing, and a machine that would go there runs
+        limits["min_site_kw"] = max(self.curtailment.min_site_kw, self.power.take_or_pay_kw)
+        return CurtailmentPolicy(**limits, participation=self.participation)
+
+    def terms_book(self) -> TermsBook:
+        """The terms of the site and of those that have others."""
+        credit = self.power.curtailment_credit_usd_per_kwh
+        own = {name: each.machine_terms(self.economics, credit) for name, each in self.overrides.items()}
+        return TermsBook(site=self.economics.terms(credit_usd_per_kwh=credit), own=own)
 
     def logins(self) -> dict[Family, Credentials]:
         """Every configured login, secrets resolved; they were there when the file was validated."""

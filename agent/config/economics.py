@@ -30,7 +30,7 @@ class EconomicsSection(Section):
         default=None, description="Price of a TH/s of machine, USD; only for payback days."
     )
 
-    def terms(self) -> Terms:
+    def terms(self, *, credit_usd_per_kwh: float = 0.0, price_usd_per_kwh: float | None = None) -> Terms:
         """The same as the appraisal wants it: pool and firmware fee combined, one after the other."""
         return Terms(
             fee=1 - (1 - self.pool_fee) * (1 - self.dev_fee),
@@ -38,4 +38,6 @@ class EconomicsSection(Section):
             overhead=self.overhead,
             sleep_power_w=self.sleep_power_w,
             machine_price_usd_per_ths=self.machine_price_usd_per_ths,
+            credit_usd_per_kwh=credit_usd_per_kwh,
+            price_usd_per_kwh=price_usd_per_kwh,
         )

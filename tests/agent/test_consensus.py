@@ -1,12 +1,11 @@
 """What is believed of many sources: never outside of what they say, never moved by one that lies, never younger than
 what was seen."""
 
-import statistics
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent import economics
@@ -145,13 +144,12 @@ def test_the_consensus_lies_within_what_was_said(values):
 
 @given(prices, st.floats(-0.009, 0.009), st.floats(1, 1e9), st.integers(0, 2))
 def test_one_liar_of_three_never_moves_it(price, spread, lie, place):
+    assume(abs(lie / price - 1) > 0.03)  # nearer than that it is no lie worth the name
     honest = [price, price * (1 + spread)]
     values = [*honest[:place], lie, *honest[place:]]
     told = price_of(*tickers(*values))
     assert told.value is not None
-    assert min(honest) * 0.9999999 <= told.value <= max(honest) * 1.0000001 or abs(
-        told.value / statistics.median(values) - 1
-    ) <= 0.02 * (abs(lie / price - 1) <= 0.03)
+    assert min(honest) <= told.value <= max(honest)
 
 
 @given(st.lists(st.integers(0, 2000), min_size=1, max_size=6))

@@ -83,6 +83,15 @@ def machines(decisions, action):
     return [made.machine_id for made in decisions if made.action is action]
 
 
+def test_prices_that_are_not_certain_only_propose():
+    doubtful = site(prices_certain=False)
+    made = decision(candidate(), doubtful)
+    assert (made.action, made.automatic) == (OrderAction.SLEEP, False)
+    assert not decision(sleeper(), doubtful).automatic
+    owed = replace(doubtful, obligation=Obligation(target_kw=0.0))
+    assert decision(candidate(), owed).automatic
+
+
 # -- what a machine wants -------------------------------------------------------------------------------
 
 

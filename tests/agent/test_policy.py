@@ -74,6 +74,7 @@ def test_every_reason_is_one_of_these():
         "ramping",
         "stopped",
         "rejected",
+        "hosting_terms",
         "order_open",
         "not_ours_to_wake",
         "better_mode",
