@@ -8,7 +8,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +18,15 @@ from rich.console import Console
 from rich.live import Live
 
 from agent.clock import Clock, simulated_clock
-from agent.config import Config, CurtailmentSection, PollSection, ScanSection
+from agent.config import Config, CurtailmentSection, MarketSection, PollSection, ScanSection
 from agent.curtailment import Mode
 from agent.errors import AgentError
 from agent.export import Cell, Period, profitability, to_csv, write_atomically
+from agent.market.sources import KEYLESS
 from agent.progress import scan_progress
 from agent.rehearsal import MovablePrice, as_lines, rehearse, teach_lies
 from agent.service import Agent
+from agent.simulated.prices import SimulatedPrices, TrueMarket
 from agent.store import Reader
 from agent.summary import as_data, draw
 from agent.view import Picture
@@ -37,6 +39,9 @@ ONCE_ROUNDS = 3
 SHORTEST_INTERVAL_S = 2.0
 INTERVAL_S_PER_MACHINE = 0.01
 FAULT_SHARE = 0.2
+FASTEST_LIVE = 60.0
+RESTLESS = 0.02
+"""How far the price of a bitcoin swings while one watches, as a fraction."""
 PLAIN_WIDTH = 200
 
 
@@ -83,9 +88,10 @@ def run(options: DemoOptions) -> None:
 
 async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> None:
     database = directory / "hashcost.db"
-    async with simulated_site(options, directory / "control.sock") as site:
+    async with simulated_site(options, directory / "control.sock") as site, AsyncExitStack() as stack:
         notes = [*obstacles, *site.left_out]
-        config = demo_config(options, site)
+        prices = await stack.enter_async_context(simulated_prices(options, site))
+        config = demo_config(options, site, prices)
         price = MovablePrice(config.power.price_usd_per_kwh)
         try:
             async with Agent(config, database, clock=site.clock, power=price) as agent:
@@ -102,11 +108,29 @@ async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> 
             _write_csv(options, database, site.clock.now())
 
 
-def demo_config(options: DemoOptions, site: SimulatedSite) -> Config:
-    """The default configuration, pointed at the simulated site; big sites are polled less often."""
+@asynccontextmanager
+async def simulated_prices(options: DemoOptions, site: SimulatedSite) -> AsyncIterator[dict[str, str]]:
+    """Simulated sources of hashprice, by name and address. The market moves while one watches; with `--once` it stands
+    still, so that the same seed tells the same. None where the site's time runs too fast to ask anybody every minute of
+    it: the prices are fixed ones then."""
+    if options.speed > FASTEST_LIVE:
+        yield {}
+        return
+    market = TrueMarket(
+        began_at=site.clock.now(), seed=options.seed, restless=0.0 if options.once else RESTLESS
+    )
+    prices = SimulatedPrices(market, site.clock.now)
+    async with prices.server:
+        yield {name: url for name, url in prices.urls().items() if name in KEYLESS}
+
+
+def demo_config(options: DemoOptions, site: SimulatedSite, prices: Mapping[str, str]) -> Config:
+    """The default configuration, pointed at the simulated site and sources; big sites are polled less often."""
+    sources = {name: {"url": url} for name, url in prices.items()}
     interval_s = max(SHORTEST_INTERVAL_S, options.machines * INTERVAL_S_PER_MACHINE)
     return Config(
         scan=ScanSection(addresses=list(site.scan_targets)),
+        market=MarketSection.model_validate({"source": "live", "sources": sources} if sources else {}),
         poll=PollSection(interval_s=interval_s, deadline_s=min(interval_s, 10.0)),
         curtailment=CurtailmentSection(mode=Mode.AUTO if options.auto else Mode.RECOMMEND),
     )

@@ -123,7 +123,7 @@ class SimulatedPrices:
     def _gemini(self, request: Request) -> Any:
         if request.path != "/v1/pubticker/BTCUSD":
             return None
-        last = self._told("gemini", self.market.price) * 1.0005
+        last = self._told("gemini", self.market.price)
         return {"last": f"{last:.2f}", "volume": {"timestamp": self._stamp("gemini") * 1000}}
 
     def _mempool(self, request: Request) -> Any:

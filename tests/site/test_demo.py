@@ -55,7 +55,7 @@ def test_finds_and_appraises_every_machine_worst_margin_first(once):
     assert margins == sorted(margins)
     assert margins[0] < 0 < margins[-1]
     assert data["market"]["hashprice_usd_per_ph_day"] == pytest.approx(39.44, abs=0.005)
-    assert data["market"]["hashprice_source"] == data["market"]["price_source"] == "fixed"
+    assert (data["market"]["hashprice_source"], data["market"]["price_source"]) == ("live", "fixed")
 
 
 def test_every_number_follows_from_the_reading_and_the_prices(once):
@@ -94,10 +94,10 @@ def test_csv_has_exactly_the_columns_and_a_row_per_machine(once):
         )
 
 
-def test_text_output_has_a_line_per_machine_and_says_that_prices_are_fixed():
+def test_text_output_has_a_line_per_machine_and_says_where_prices_come_from():
     result = demo("--once", "--machines", "6")
     assert result.returncode == 0
-    assert "39.44 USD/PH/day (fixed)" in result.stdout
+    assert "39.44 USD/PH/day (live)   power 0.0600 USD/kWh (fixed)" in result.stdout
     assert len(re.findall(r"^127\.77\.0\.\d+ .* (run|curtail|hold) ", result.stdout, flags=re.MULTILINE)) == 6
     assert re.search(r"under break-even \d+ machines lose \d+\.\d\d USD/day", result.stdout)
 
