@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import Footer, Static
 
 from agent.store import StoreError
 from agent.stored import StoredPicture
@@ -31,6 +31,7 @@ from agent.summary import (
 )
 from agent.view import totals
 from tui.source import Source
+from tui.widgets.fleet_table import FleetTable
 
 REFRESH_S = 2.0
 COLUMNS = (
@@ -60,9 +61,7 @@ class FleetApp(App[None]):
         super().__init__()
         self._source = source
         self._prices = Static(id="prices")
-        self._fleet: DataTable[Text] = DataTable(
-            id="fleet", cursor_type="row", fixed_columns=1, zebra_stripes=True
-        )
+        self._fleet = FleetTable(COLUMNS, id="fleet")
         self._totals = Static(id="totals")
 
     def compose(self) -> ComposeResult:
@@ -73,17 +72,16 @@ class FleetApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Lay the table out and begin to refresh."""
-        self._fleet.add_columns(*(Text(column.heading, justify=column.justify) for column in COLUMNS))
+        """Begin to refresh."""
         self.run_worker(self._refresh_forever(), exclusive=True)
 
     def action_worst(self) -> None:
         """Jump to the machine with the worst margin."""
-        self._fleet.move_cursor(row=0)
+        self._fleet.move_to(0)
 
     def action_best(self) -> None:
         """Jump to the other end of the table."""
-        self._fleet.move_cursor(row=self._fleet.row_count - 1)
+        self._fleet.move_to(self._fleet.row_count - 1)
 
     async def _refresh_forever(self) -> None:
         while True:
@@ -98,31 +96,10 @@ class FleetApp(App[None]):
     def _show(self, snapshot: StoredPicture) -> None:
         picture = snapshot.picture
         self._prices.update(Group(*header_lines(picture.market, picture.terms)))
-        self._show_fleet(snapshot)
+        self._fleet.show(picture.views)
         doubts = [Text(line, "yellow") for line in _doubts_in_a_line(snapshot)]
         lines = [*total_lines(totals(picture.views)), *doubts, _age_line(snapshot)]
         self._totals.update(Group(*lines))
-
-    def _show_fleet(self, snapshot: StoredPicture) -> None:
-        """Fill the table anew, with the cursor on the machine that it was on. The view follows the cursor if it was
-        in sight, and stays where somebody scrolled to if it was not."""
-        table = self._fleet
-        chosen = None
-        if table.row_count:
-            chosen = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-        offset, seen = table.scroll_offset, table.cursor_row in self._rows_in_sight()
-        table.clear()
-        row = 0
-        for index, view in enumerate(snapshot.picture.views):
-            table.add_row(*(column.cell(view) for column in COLUMNS), key=view.machine_id)
-            if view.machine_id == chosen:
-                row = index
-        table.scroll_to(offset.x, offset.y, animate=False, force=True, immediate=True)
-        table.move_cursor(row=row, scroll=seen)
-
-    def _rows_in_sight(self) -> range:
-        first = self._fleet.scroll_offset.y
-        return range(first, first + max(1, self._fleet.size.height - self._fleet.header_height))
 
 
 def _doubts_in_a_line(snapshot: StoredPicture) -> list[str]:

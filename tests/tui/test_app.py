@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from textual.pilot import Pilot
-from textual.widgets import DataTable
 
 from agent.rows import Event
 from agent.store import Store, StoreError
@@ -29,6 +29,7 @@ from tests.agent.processes import child_environment
 from tui import app as tui_app
 from tui.app import FleetApp, run
 from tui.source import Source
+from tui.widgets.fleet_table import FleetTable
 
 WIDE, NARROW, TINY = (180, 40), (80, 24), (20, 6)
 LOSING = 9000.0
@@ -75,13 +76,12 @@ def text(pilot) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in lines)
 
 
-def fleet(pilot) -> DataTable:
-    return pilot.app.query_one("#fleet", DataTable)
+def fleet(pilot) -> FleetTable:
+    return pilot.app.query_one("#fleet", FleetTable)
 
 
 def addresses(pilot) -> list[str]:
-    table = fleet(pilot)
-    return [str(table.get_row_at(row)[0]) for row in range(table.row_count)]
+    return [view.address for view in fleet(pilot).views]
 
 
 def chosen(pilot) -> str:
@@ -243,6 +243,53 @@ async def test_names_of_machines_are_shown_as_they_are(database):
     poll(database, machine(1, reading(), identity=identity(1, model="[red]S21[/] [/x]")))
     async with opened(database) as pilot:
         await shows(pilot, "[red]S21[/] [/x]")
+
+
+async def test_names_that_would_steer_the_terminal_are_made_harmless(database):
+    poll(database, machine(1, reading(), identity=identity(1, model="S21\x1b[2J\n")))
+    async with opened(database) as pilot:
+        await shows(pilot, "S21?[2J?")
+        assert "\x1b" not in text(pilot)
+
+
+async def test_names_of_wide_characters_leave_the_columns_aligned(database):
+    poll(database, machine(1, reading(), identity=identity(1, model="螞蟻礦機")), machine(2, reading()))
+    async with opened(database) as pilot:
+        await shows(pilot, "螞蟻礦機")
+        rows = [line for line in text(pilot).splitlines() if "10.0.0." in line]
+        assert len({cell_len(row[: row.index("mining")]) for row in rows}) == 1
+        assert len({cell_len(row.rstrip()) for row in rows}) == 1
+
+
+async def test_the_cursor_moves_by_page_and_click_and_stays_in_sight(database):
+    poll(database, *[machine(number, reading(power_w=3000.0 + number)) for number in range(1, 200)])
+    async with opened(database, NARROW) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 199)
+        for key in ("pagedown", "pagedown", "down", "pageup", "end", "up", "home"):
+            await pilot.press(key)
+            await pilot.pause()
+            assert fleet(pilot).cursor_row in fleet(pilot).rows_in_sight(), key
+            assert chosen(pilot) in text(pilot), key
+        await pilot.click("#fleet", offset=(2, 4))
+        assert fleet(pilot).cursor_row == 3
+
+
+async def test_the_name_of_the_machine_stays_when_the_rest_is_scrolled_to_the_side(database):
+    three(database)
+    async with opened(database, NARROW) as pilot:
+        await shows(pilot, "10.0.0.2", "recommendation")
+        for _ in range(60):
+            await pilot.press("right")
+        await shows(pilot, "10.0.0.2", "strike")
+        assert "recommendation" not in text(pilot)
+
+
+async def test_only_the_rows_in_sight_are_drawn(database):
+    poll(database, *[machine(number, reading()) for number in range(1, 501)])
+    async with opened(database, NARROW) as pilot:
+        await until(pilot, lambda: fleet(pilot).row_count == 500)
+        await pilot.press("down", "down")
+        assert 0 < len(fleet(pilot)._strips) <= 24
 
 
 @pytest.mark.parametrize("size", [NARROW, TINY, (300, 100)], ids=str)

@@ -1,0 +1,1 @@
+"""Widgets of our own: what the stock ones are too slow for."""
