@@ -31,6 +31,7 @@ from agent.summary import (
 )
 from agent.view import totals
 from tui.source import Source
+from tui.vanished import end_with_terminal
 from tui.widgets.fleet_table import FleetTable
 
 REFRESH_S = 2.0
@@ -119,4 +120,5 @@ def run(database: Path) -> None:
     """Open the terminal on a database. Raises `StoreError` at once if there is nothing to show."""
     source = Source(database)
     source.snapshot()
+    end_with_terminal()
     FleetApp(source).run()
