@@ -292,6 +292,31 @@ async def test_only_the_rows_in_sight_are_drawn(database):
         assert 0 < len(fleet(pilot)._strips) <= 24
 
 
+async def test_a_filter_shows_the_machines_that_it_names_and_escape_shows_all(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "10.0.0.1")
+        await pilot.press("slash", *"margin<0", "enter")
+        await shows(pilot, "filter margin<0: 1 of 3 machines", "site 3 machines")
+        assert addresses(pilot) == ["10.0.0.2"]
+        three(database, losing=3)
+        await until(pilot, lambda: addresses(pilot) == ["10.0.0.3"])
+        await pilot.press("escape")
+        assert len(addresses(pilot)) == 3
+        assert "filter margin" not in text(pilot)
+
+
+async def test_a_filter_that_is_wrong_changes_nothing_and_says_why(database):
+    three(database)
+    async with opened(database) as pilot:
+        await shows(pilot, "10.0.0.1")
+        await pilot.press("slash", *"group:[x]", "enter")
+        await shows(pilot, "no machine is in that group")
+        assert len(addresses(pilot)) == 3
+        await pilot.press("escape", "q")
+        await eventually(lambda: not pilot.app.is_running)
+
+
 @pytest.mark.parametrize("size", [NARROW, TINY, (300, 100)], ids=str)
 async def test_any_size_of_terminal_will_do(database, size):
     poll(database, *[machine(number, reading()) for number in range(1, 120)])
