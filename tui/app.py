@@ -55,7 +55,7 @@ class FleetApp(App[None]):
     #totals { height: auto; padding: 0 1; background: $panel; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter"),
+        Binding("slash", "filter", "Filter", key_display="/"),
         Binding("escape", "unfilter", "All machines"),
         Binding("q", "quit", "Quit (the agent goes on)"),
         Binding("home", "worst", "Worst margin", priority=True),
