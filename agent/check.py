@@ -12,8 +12,13 @@ from rich.text import Text
 
 from agent.clock import Clock
 from agent.config import Config
+from agent.feeds import Feeds
+from agent.in_words import site_in_words
+from agent.market.quote import SourceStatus, take_market
 from agent.options import read_options
+from agent.service import MARKET_MAX_AGE
 from agent.store import Reader, StoreError
+from agent.supervision import Pulse
 from drivers.addresses import parse_targets
 from drivers.discovery import scan
 from drivers.driver import OutOfSockets
@@ -30,7 +35,7 @@ class Finding:
 
 def check_site(config: Config, database: Path, *, as_json: bool) -> bool:
     """Check and print; True if nothing stands in the way. The configuration itself was validated on loading."""
-    findings = [_configuration(config), _database(database), asyncio.run(_reachability(config))]
+    findings = [_configuration(config), _database(database), *asyncio.run(_outside(config))]
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings]) + "\n")
     else:
@@ -75,6 +80,28 @@ def _may_exist(path: Path) -> bool:
         return path.exists()
     except OSError:  # in a directory that we may not enter; opening it will say so
         return True
+
+
+async def _outside(config: Config) -> list[Finding]:
+    """What can only be found out by asking: prices, and machines."""
+    clock = Clock()
+    async with Feeds(config, clock, Pulse()) as feeds:
+        now = clock.now()
+        market = await take_market(feeds.hashprice, feeds.power, now, max_age=MARKET_MAX_AGE)
+        sources = [_source(each) for each in feeds.statuses()]
+    words = [Finding(what="in words", ok=True, detail=line) for line in await site_in_words(config, market)]
+    doubts = [
+        Finding(what="prices", ok=False, detail=f"{doubt}; the agent would only propose")
+        for doubt in market.doubts
+    ]
+    return [*sources, *doubts, *words, await _reachability(config)]
+
+
+def _source(status: SourceStatus) -> Finding:
+    if status.failure is None and status.answered_at is not None:
+        return Finding(what=f"source {status.name}", ok=True, detail=status.values)
+    why = status.failure or "no answer yet"
+    return Finding(what=f"source {status.name}", ok=False, detail=f"{status.url}: {why}")
 
 
 async def _reachability(config: Config) -> Finding:

@@ -319,7 +319,9 @@ def profitability(
 def check(config_path: Path | None, database: Path, as_json: bool) -> None:
     """Validate configuration, credentials, database and reachability of the machines."""
     from agent.check import check_site
+    from agent.daemon import setup_logging
 
+    setup_logging(quiet=True)  # what is found is printed
     config = _load(config_path)
     if not check_site(config, database, as_json=as_json):
         sys.exit(FAILED)

@@ -87,11 +87,12 @@ class CurtailmentPolicy:
 class Memory:
     """What a machine's wish rests on from round to round.
 
-    `regret_usd` is what not switching has cost since switching became right; `switched_at` the last confirmed
-    switch; `sleeps` those of the last day.
+    `regret_usd` is what not switching has cost since switching became right, of the kind in `wish`; `switched_at` the
+    last confirmed switch; `sleeps` those of the last day.
     """
 
     regret_usd: float = 0.0
+    wish: OrderAction | None = None
     updated_at: datetime | None = None
     switched_at: datetime | None = None
     sleeps: tuple[datetime, ...] = ()
@@ -267,10 +268,13 @@ def _remember(
     if margin is None:
         return replace(memory, updated_at=now, sleeps=sleeps)
     if action is None or reason in _NO_ECONOMICS:
-        return replace(memory, regret_usd=0.0, updated_at=now, sleeps=sleeps)
+        return replace(memory, regret_usd=0.0, wish=None, updated_at=now, sleeps=sleeps)
+    if memory.wish is not None and action is not memory.wish:  # it turned round: what was lost before is past
+        return replace(memory, regret_usd=0.0, wish=action, updated_at=now, sleeps=sleeps)
     days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
     gain = abs(margin) if better is None else better.decision_margin_usd_per_day - margin
-    return replace(memory, regret_usd=memory.regret_usd + gain * days, updated_at=now, sleeps=sleeps)
+    regret_usd = memory.regret_usd + gain * days
+    return replace(memory, regret_usd=regret_usd, wish=action, updated_at=now, sleeps=sleeps)
 
 
 def _refusal(

@@ -1,7 +1,7 @@
 """The agent's prices: the sources that the configuration names, kept asked for as long as the agent lives."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,14 @@ from agent.config.power import PowerSection
 from agent.fetch import Fetcher
 from agent.market.fixed import FixedHashprice
 from agent.market.live import LiveHashprice
-from agent.market.quote import HashpriceSource, PowerPriceSource, SourceStatus
+from agent.market.quote import (
+    Figure,
+    HashpriceQuote,
+    HashpriceSource,
+    PowerPriceSource,
+    PriceState,
+    SourceStatus,
+)
 from agent.supervision import Pulse, supervise
 from agent.tariff.fixed import FixedTariff
 from agent.tariff.live import LiveTariff, PriceFile, Publication, WebFeed
@@ -76,10 +83,37 @@ class Feeds:
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(self._group.create_task(supervise(name, run, pulse=self._pulse)))
 
+    def figures(self, quote: HashpriceQuote | None) -> Sequence[Figure]:
+        """Each number behind the hashprice, those that are missing too."""
+        return fixed_figures(quote) if self._live is None else self._live.figures
+
     def statuses(self) -> list[SourceStatus]:
         """How each live source is doing; none where all prices are fixed."""
         found = [] if self._live is None else self._live.statuses()
         return [*found, self.power.status] if isinstance(self.power, LiveTariff) else found
+
+
+def fixed_figures(quote: HashpriceQuote | None) -> list[Figure]:
+    """The numbers of a quote that somebody wrote down."""
+    if quote is None:
+        return []
+    values = {
+        "difficulty": quote.difficulty,
+        "height": float(quote.height),
+        "fees_btc": quote.fees_btc,
+        "btc_usd": quote.btc_usd,
+    }
+    return [
+        Figure(
+            name=name,
+            value=value,
+            source=quote.source,
+            observed_at=quote.observed_at,
+            state=PriceState.FIXED,
+            automatic=True,
+        )
+        for name, value in values.items()
+    ]
 
 
 def power_source(

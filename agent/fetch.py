@@ -4,13 +4,15 @@ SourceError          a source that did not tell; .kind is stable, .retry_after_s
 """
 
 import asyncio
+import csv
 import json
 import random
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -19,8 +21,10 @@ from agent.clock import Clock
 TIMEOUT_S = 10.0
 LIMIT_BYTES = 4 * 1024 * 1024
 REDIRECTS = 3
+CACHED_PAGES = 32
 LONGEST_CACHE = timedelta(minutes=15)
 USER_AGENT = "hashcost"
+T = TypeVar("T")
 
 
 class SourceError(Exception):
@@ -77,8 +81,7 @@ class Fetcher:
         self._client = await asyncio.to_thread(
             httpx.AsyncClient,
             timeout=self._timeout_s,
-            follow_redirects=True,
-            max_redirects=REDIRECTS,
+            follow_redirects=False,
             headers={"User-Agent": USER_AGENT},
             limits=httpx.Limits(max_connections=10, max_keepalive_connections=4),
         )
@@ -103,7 +106,10 @@ class Fetcher:
             raise _status_error(response)
         page = Page(body=body, fetched_at=now)
         etag = response.headers.get("ETag") or (None if cached is None else cached.etag)
+        self._cache.pop(url, None)
         self._cache[url] = _Cached(page=page, etag=etag, expires_at=_expires_at(response, now))
+        if len(self._cache) > CACHED_PAGES:  # addresses may carry a date
+            del self._cache[next(iter(self._cache))]
         return page
 
     async def post(self, url: str, payload: Any, *, auth: tuple[str, str] | None = None) -> Page:
@@ -124,15 +130,42 @@ class Fetcher:
     ) -> tuple[httpx.Response, bytes]:
         assert self._client is not None  # noqa: S101 - entered
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._client.stream(method, url, headers=headers, json=payload, auth=auth) as response,
-            ):
-                return response, await _bounded(response)
+            async with asyncio.timeout(self._timeout_s):
+                for _ in range(REDIRECTS + 1):
+                    async with self._client.stream(
+                        method, url, headers=headers, json=payload, auth=auth
+                    ) as response:
+                        target = _redirect(response) if method == "GET" else None
+                        if target is None:
+                            return response, await _bounded(response)
+                        if not _same_origin(target, response.url):
+                            headers = None  # keys are for the source that they were given for
+                        url = str(target)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise SourceError("timeout", f"no whole answer within {self._timeout_s:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise SourceError("unreachable", f"{type(error).__name__}: {error}") from error
+        raise SourceError("unreachable", f"more than {REDIRECTS} redirects")
+
+
+def _redirect(response: httpx.Response) -> httpx.URL | None:
+    """Where an answer sends us; None if it does not."""
+    if not response.has_redirect_location:
+        return None
+    return response.url.join(response.headers["Location"])
+
+
+def _same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
+async def told(asking: Awaitable[T]) -> T:
+    """What a source tells. Whatever else is wrong with its answer than what was looked for is an answer that makes no
+    sense. Raises `SourceError`."""
+    try:
+        return await asking
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, csv.Error) as error:
+        raise SourceError("malformed", f"{type(error).__name__}: {error}") from error
 
 
 async def _bounded(response: httpx.Response) -> bytes:

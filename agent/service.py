@@ -212,7 +212,8 @@ class Agent:
         self.operations.picture = picture
         async with self._recording():
             await self._remember(picture, result)
-            told = json.dumps(report(picture.market, self.feeds.statuses()))
+            figures = self.feeds.figures(picture.market.hashprice)
+            told = json.dumps(report(picture.market, figures, self.feeds.statuses()))
             await self._in_writer(self._store.save_setting, PRICES, told)
             await self.curtailer.decide(picture)
             changed = self.curtailer.changed()

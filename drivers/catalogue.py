@@ -87,4 +87,9 @@ def _load() -> list[Nameplate]:
     ]
 
 
+def models() -> list[Nameplate]:
+    """Every nameplate of the catalogue."""
+    return _load()
+
+
 _BY_SPELLING = _by_spelling()

@@ -116,8 +116,8 @@ class PowerSection(SecretSection):
         default="usd_per_kwh",
         description="Of json, csv and file: unit, with currency_usd for other currencies.",
     )
-    currency_usd: Annotated[float, Field(gt=0, lt=1000)] = Field(
-        default=1.0, description="USD for a unit of the feed's currency: of a pound 1.27, of a euro 1.08."
+    currency_usd: Annotated[float, Field(gt=0, lt=1000)] | None = Field(
+        default=None, description="USD for a unit of the feed's currency: of a pound 1.27, of a euro 1.08."
     )
     interval_s: Annotated[float, Field(ge=60, le=86_400)] | None = Field(
         default=None, description="Of json, csv and file: seconds that a price holds; default 3600."
@@ -162,6 +162,11 @@ class PowerSection(SecretSection):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         self.check_secret()
+        for kind, given in (("feed", self.feed), ("file", self.file), ("time_of_use", self.periods)):
+            if given and self.kind != kind:
+                raise ValueError(
+                    f"kind is {self.kind}: what is given of {kind} would do nothing; set kind or drop it"
+                )
         needed = {"feed": ("feed",), "file": ("file",)}.get(self.kind, ())
         for name in needed:
             if not getattr(self, name):
@@ -179,6 +184,8 @@ class PowerSection(SecretSection):
         market = self.market()
         if market.needs_location and not self.location:
             raise ValueError(f"feed is {self.feed}: give the location whose prices are meant")
+        if market.foreign and self.currency_usd is None:
+            raise ValueError(f"feed is {self.feed}: give currency_usd, what a unit of its currency is worth")
         if not self.url and not market.url:
             raise ValueError(f"feed is {self.feed}: give its url")
         if self.url:
@@ -193,7 +200,7 @@ class PowerSection(SecretSection):
         assert self.unit in UNITS  # noqa: S101 - the type says so
         return Wanted(
             location=self.location,
-            currency_usd=self.currency_usd,
+            currency_usd=self.currency_usd or 1.0,
             unit=self.unit,
             interval=timedelta(seconds=self.interval_s or 3600.0),
             zone=ZoneInfo(self.time_zone),

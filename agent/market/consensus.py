@@ -98,11 +98,15 @@ def agree(observations: Iterable[Observation], accepted: Mapping[Kind, Figure], 
         Kind.FEES: _of_the_chain(Kind.FEES, said, accepted, now),
         Kind.PRICE: _price(said, accepted, now),
     }
-    live = {kind: figure for kind, figure in figures.items() if figure.state is PriceState.LIVE}
+    certain = {
+        kind: figure
+        for kind, figure in figures.items()
+        if figure.state is PriceState.LIVE and figure.automatic
+    }
     return Consensus(
         figures=list(figures.values()),
         quote=_quote(figures, said, now),
-        accepted={**accepted, **live},
+        accepted={**accepted, **certain},
     )
 
 
@@ -192,8 +196,10 @@ def _unconfirmed(
     odd = [*absurd, *jumping]
     state = PriceState.QUARANTINED if odd else PriceState.HELD
     detail = "; ".join(f"{each.source} says {each.value:g}" for each in odd)
-    if before is not None and before.observed_at is not None and now - before.observed_at <= SHOWN_AGE[kind]:
-        young = now - before.observed_at <= AUTOMATIC_AGE[kind]
+    age = None if before is None or before.observed_at is None else now - before.observed_at
+    # a negative age is a clock that was set back: nothing says how old it really is
+    if before is not None and age is not None and timedelta() <= age <= SHOWN_AGE[kind]:
+        young = age <= AUTOMATIC_AGE[kind]
         return replace(before, state=state, automatic=young and not odd, detail=detail or "no new value")
     fair = [each for each in sane if each not in jumping]
     disagree = kind is Kind.PRICE and _spread(fair) > OUTLIER
@@ -314,6 +320,8 @@ def _forecast(quote: HashpriceQuote, retarget: Observation | None) -> Forecast |
     if retarget is None:
         return None
     next_height = quote.height + 1
+    if next_height % BLOCKS_PER_RETARGET == 0:  # what was expected is there with the next block
+        return None
     blocks = BLOCKS_PER_RETARGET - next_height % BLOCKS_PER_RETARGET
     difficulty = quote.difficulty * (1 + retarget.value)
     hashprice = economics.hashprice_usd_per_ph_day(

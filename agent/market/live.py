@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from agent.fetch import Fetcher, SourceError, pause_s
+from agent.fetch import Fetcher, SourceError, pause_s, told
 from agent.market.consensus import Consensus, Kind, Observation, agree
 from agent.market.quote import Figure, HashpriceQuote, SourceStatus
 from agent.market.sources import Ask, Endpoint, known_sources
@@ -47,6 +47,8 @@ class LiveHashprice:
             for each in endpoints
         ]
         self._accepted: Mapping[Kind, Figure] = {}
+        self.figures: Sequence[Figure] = ()
+        """Each number as it was judged last."""
         self._silent = {each.name for each in endpoints}
         self._all_heard = asyncio.Event()
 
@@ -78,8 +80,9 @@ class LiveHashprice:
         """One line in the log when a source fails first, and one when it is back."""
         name, now = source.endpoint.name, self._fetcher.clock.now
         try:
-            source.said = await source.ask(self._fetcher, source.endpoint)
+            source.said = await told(source.ask(self._fetcher, source.endpoint))
         except SourceError as error:
+            source.said = ()  # what was accepted of it is held; it is no witness against those that answer
             if source.failures == 0:
                 log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
             source.failures += 1
@@ -100,7 +103,7 @@ class LiveHashprice:
         """What is believed now of what they said last; what is accepted is remembered."""
         said = [each for source in self._sources for each in source.said]
         agreed = agree(said, self._accepted, now)
-        self._accepted = agreed.accepted
+        self._accepted, self.figures = agreed.accepted, agreed.figures
         return agreed
 
     async def quote(self, now: datetime) -> HashpriceQuote | None:

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from agent.market.quote import Market, PriceState, SourceStatus
+from agent.market.quote import Figure, Market, PriceState, SourceStatus
 
 
-def report(market: Market, sources: Iterable[SourceStatus]) -> dict[str, Any]:
+def report(market: Market, figures: Iterable[Figure], sources: Iterable[SourceStatus]) -> dict[str, Any]:
     """Each number with source, age, state and whether it may be acted on; the power price; doubts; the forecast after
     the next retarget; and each source with its last answer and failure."""
     hashprice, power = market.hashprice, market.power
@@ -17,7 +17,7 @@ def report(market: Market, sources: Iterable[SourceStatus]) -> dict[str, Any]:
         "automatic": market.automatic,
         "doubts": market.doubts,
         "notes": [quote.detail for quote in (hashprice, power) if quote is not None and quote.detail],
-        "figures": [] if hashprice is None else [each.as_data(market.at) for each in hashprice.figures],
+        "figures": [each.as_data(market.at) for each in figures],
         "power": None
         if power is None
         else {
@@ -52,6 +52,11 @@ def _text(moment: datetime | None) -> str | None:
 def report_lines(prices: Mapping[str, Any]) -> list[str]:
     """What a person must know of the prices: why the agent does not act on them, sources that fail, and what comes."""
     lines = [f"prices: {doubt}; the agent only proposes" for doubt in prices.get("doubts", ())]
+    lines += [
+        f"price {each['name']}: {each['state']} ({each['detail']})"
+        for each in prices.get("figures", ())
+        if each["value"] is None
+    ]
     failing = [each for each in prices.get("sources", ()) if each["failure"] is not None]
     if failing:
         lines.append(

@@ -3,7 +3,6 @@ of them fail in the ways that sources fail."""
 
 import asyncio
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -72,6 +71,8 @@ class SimulatedSources:
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self.faults: dict[str, SourceFault] = {}
         self.asked: Counter[str] = Counter()
+        self.elsewhere = ""
+        """Where the source of that name sends everybody."""
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._talking: set[asyncio.Task[None]] = set()
@@ -134,6 +135,8 @@ class SimulatedSources:
     def _answer(
         self, source: str, request: Request, fault: SourceFault | None
     ) -> tuple[int, dict[str, str], bytes]:
+        if source == "elsewhere":
+            return HTTPStatus.FOUND, {"Location": self.elsewhere}, b""
         redirect = {SourceFault.REDIRECT: "redirected" not in request.query, SourceFault.LOOP: True}
         if fault is not None and redirect.get(fault, False):
             query = "&".join(
@@ -171,6 +174,14 @@ async def _next_request(http: h11.Connection, reader: asyncio.StreamReader) -> R
             return None
 
 
+def _as_texts(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _as_texts(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [_as_texts(value) for value in data]
+    return str(data) if isinstance(data, int | float) and not isinstance(data, bool) else data
+
+
 def _spoilt(told: Any, fault: SourceFault | None) -> bytes:
     """The answer on the wire, as the fault makes it. Faults of values are for handlers that know their values."""
     wire = told if isinstance(told, bytes) else (told if isinstance(told, str) else json.dumps(told)).encode()
@@ -184,6 +195,6 @@ def _spoilt(told: Any, fault: SourceFault | None) -> bytes:
         case SourceFault.EMPTY:
             return b"[]" if wire.startswith(b"[") else b"{}"
         case SourceFault.TEXTS:
-            return re.sub(rb"(?<=[:\[,\s])(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=[,}\]\s])", rb'"\1"', wire)
+            return wire if isinstance(told, str | bytes) else json.dumps(_as_texts(told)).encode()
         case _:
             return wire

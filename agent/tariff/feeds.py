@@ -6,9 +6,10 @@ is implausible is for `intervals.absurd` to judge.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,6 +23,7 @@ UNITS: Mapping[str, float] = {
     "cents_per_kwh": 1e-2,
 }
 """Factors to a currency unit per kWh; `currency_usd` makes USD of it."""
+_LEAP_SECOND = re.compile(r"(:\d\d):60(?=$|[.,Z+-])")
 FIVE_MINUTES, QUARTER, HALF_HOUR, HOUR = (timedelta(minutes=each) for each in (5, 15, 30, 60))
 
 
@@ -56,20 +58,22 @@ class Market:
     settlement: timedelta
     band: Band = field(default_factory=Band)
     needs_location: bool = True
+    foreign: bool = False
+    """Its prices are not in USD."""
 
 
-def instant(text: Any, zone: ZoneInfo | None = None) -> datetime:
+def instant(text: Any, zone: ZoneInfo | None = None, *, again: bool = False) -> datetime:
     """An ISO-8601 time, in `zone` if it has no offset of its own. Raises `SourceError`."""
     if not isinstance(text, str):
         raise SourceError("malformed", f"a time is {type(text).__name__}")
     try:
-        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00").replace(":60", ":59"))
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59", text.strip()))
     except ValueError as error:
         raise SourceError("malformed", f"{text!r:.40} is no time") from error
     if moment.tzinfo is None:
         if zone is None:
             raise SourceError("malformed", f"{text!r:.40} has no time zone")
-        moment = moment.replace(tzinfo=zone)
+        moment = moment.replace(tzinfo=zone, fold=int(again))
     return moment.astimezone(UTC)
 
 
@@ -113,11 +117,17 @@ def octopus(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     return [
         IntervalPrice(
             start=instant(at(row, "valid_from")),
-            end=instant(at(row, "valid_to")),
+            end=_octopus_end(row),
             usd_per_kwh=number(at(row, "value_exc_vat"), "value_exc_vat") / 100 * wanted.currency_usd,
         )
         for row in rows
     ]
+
+
+def _octopus_end(row: Any) -> datetime:
+    """The last rate of a tariff has no end yet."""
+    end = at(row, "valid_to")
+    return instant(at(row, "valid_from")) + HALF_HOUR if end is None else instant(end)
 
 
 def nord_pool(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
@@ -156,18 +166,16 @@ def ercot(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
 
 
 def miso(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
-    """The last five-minute price of a node, USD/MWh. The market tells the time of the day in EST, and no day."""
-    table = at(_data(body), "LMPData", "FiveMinLMP")
-    clock = at(table, "HourAndMin")
-    est = timedelta(hours=-5)
+    """The last five-minute price of a node, USD/MWh. Its time is in `RefId`, in EST all the year."""
+    del now
+    told = at(_data(body), "LMPData")
+    reference = str(at(told, "RefId"))
     try:
-        at_minute = datetime.strptime(str(clock), "%H:%M").replace(tzinfo=UTC)
+        local = datetime.strptime(reference, "%d-%b-%Y - Interval %H:%M EST")  # noqa: DTZ007 - EST is added
     except ValueError as error:
-        raise SourceError("malformed", f"HourAndMin is {clock!r:.20}") from error
-    today = (now + est).date()
-    start = datetime.combine(today, at_minute.time(), UTC) - est
-    start -= timedelta(days=1) if start > now + HOUR else timedelta()
-    for node in _rows(at(table, "PricingNode"), "PricingNode"):
+        raise SourceError("malformed", f"RefId is {reference!r:.50}") from error
+    start = local.replace(tzinfo=timezone(timedelta(hours=-5))).astimezone(UTC)
+    for node in _rows(at(told, "FiveMinLMP", "PricingNode"), "PricingNode"):
         if at(node, "name") == wanted.location:
             price = number(at(node, "LMP"), "LMP") / 1000
             return [IntervalPrice(start=start, end=start + FIVE_MINUTES, usd_per_kwh=price)]
@@ -214,13 +222,18 @@ def table(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
 
 
 def _table(rows: Iterable[Any], wanted: Wanted) -> list[IntervalPrice]:
-    return _rows(
-        [
-            _interval(_time(at(row, wanted.time_column), wanted), at(row, wanted.price_column), wanted)
-            for row in rows
-        ],
-        "the table",
-    )
+    prices: list[IntervalPrice] = []
+    for number_of, row in enumerate(rows, start=1):
+        try:
+            start = _time(at(row, wanted.time_column), wanted)
+            if (
+                prices and start <= prices[-1].start
+            ):  # on the day that has an hour twice, the order tells which
+                start = _time(at(row, wanted.time_column), wanted, again=True)
+            prices.append(_interval(start, at(row, wanted.price_column), wanted))
+        except SourceError as error:
+            raise SourceError(error.kind, f"row {number_of}: {error.detail}") from error
+    return _rows(prices, "the table")
 
 
 def _interval(start: datetime, value: Any, wanted: Wanted) -> IntervalPrice:
@@ -228,15 +241,15 @@ def _interval(start: datetime, value: Any, wanted: Wanted) -> IntervalPrice:
     return IntervalPrice(start=start, end=start + wanted.interval, usd_per_kwh=price)
 
 
-def _time(value: Any, wanted: Wanted) -> datetime:
-    """Seconds or milliseconds since 1970, or a text."""
+def _time(value: Any, wanted: Wanted, *, again: bool = False) -> datetime:
+    """Seconds or milliseconds since 1970, or a text; `again` is the second of two equal times of the wall clock."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value / 1000 if value > 1e11 else value
         try:
             return datetime.fromtimestamp(seconds, UTC)
         except (OverflowError, OSError, ValueError) as error:
             raise SourceError("malformed", f"{value!r:.30} is no time") from error
-    return instant(value, wanted.zone)
+    return instant(value, wanted.zone, again=again)
 
 
 def _point(data: Any, pointer: str) -> Any:
@@ -295,9 +308,15 @@ MARKETS: Mapping[str, Market] = {
         parse=nord_pool,
         settlement=QUARTER,
         band=Band(low=-0.6, high=5.0),
+        foreign=True,
     ),
     "octopus": Market(
-        url="https://api.octopus.energy", path=_octopus_path, parse=octopus, settlement=HALF_HOUR
+        url="https://api.octopus.energy",
+        path=_octopus_path,
+        parse=octopus,
+        settlement=HALF_HOUR,
+        band=Band(low=-0.5, high=2.0),  # its cap is a pound
+        foreign=True,
     ),
     "miso": Market(
         url="https://api.misoenergy.org",

@@ -45,6 +45,33 @@ def absurd(prices: Sequence[IntervalPrice], band: Band) -> str | None:
     return None
 
 
+AGREEMENT_USD_PER_KWH = 0.02
+AGREEMENT_FACTOR = 2.0
+
+
+def contradicts(new: Sequence[IntervalPrice], known: Sequence[IntervalPrice]) -> str | None:
+    """Why a feed cannot be believed that tells other prices of the past than it told before: its unit changed, or it
+    is broken. Corrections of a few intervals, or by little, are usual. None if it can."""
+    before = {each.start: each.usd_per_kwh for each in known}
+    pairs = [(each.usd_per_kwh, before[each.start]) for each in new if each.start in before]
+    odd = [(now, then) for now, then in pairs if _apart(now, then)]
+    if len(pairs) < 2 or len(odd) <= len(pairs) / 2:
+        return None
+    now, then = odd[0]
+    return f"it says {now:g} USD/kWh of times for which it said {then:g}: is the unit right?"
+
+
+def is_of_known_times(new: Sequence[IntervalPrice], known: Sequence[IntervalPrice]) -> bool:
+    """Whether a feed tells anything that could contradict what it told before."""
+    return not {each.start for each in new}.isdisjoint(each.start for each in known)
+
+
+def _apart(one: float, other: float) -> bool:
+    small, large = sorted((abs(one), abs(other)))
+    same_sign = one * other > 0
+    return abs(one - other) > AGREEMENT_USD_PER_KWH and not (same_sign and large <= AGREEMENT_FACTOR * small)
+
+
 def in_force(prices: Sequence[IntervalPrice], now: datetime) -> IntervalPrice | None:
     """The price that holds at `now`: of those that say so, the one that was given for the latest start."""
     holding = [each for each in prices if each.holds_at(now)]

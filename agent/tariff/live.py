@@ -8,11 +8,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from agent.fetch import Fetcher, SourceError, pause_s
+from agent.fetch import Fetcher, SourceError, pause_s, told
 from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
 from agent.tariff import feeds
 from agent.tariff.contract import Contract
-from agent.tariff.intervals import Band, IntervalPrice, absurd, expected_settlement, next_change
+from agent.tariff.intervals import (
+    Band,
+    IntervalPrice,
+    absurd,
+    contradicts,
+    expected_settlement,
+    is_of_known_times,
+    next_change,
+)
 
 log = logging.getLogger("hashcost")
 
@@ -97,6 +105,7 @@ class LiveTariff:
         self._on_progress = on_progress
         self._prices: list[IntervalPrice] = []
         self._doubt: str | None = None
+        self._contradicted: str | None = None
         self._heard_at: datetime | None = None
         self._failures = 0
         self._heard = asyncio.Event()
@@ -121,7 +130,7 @@ class LiveTariff:
         """Ask once, and take in what is said; seconds that the source wants to be left alone, if it says so."""
         name = self._publication.name
         try:
-            self._take(await self._publication.prices(now), now)
+            self._take(await told(self._publication.prices(now)), now)
         except SourceError as error:
             if self._failures == 0:
                 log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
@@ -136,16 +145,23 @@ class LiveTariff:
         return None
 
     def _take(self, prices: Sequence[IntervalPrice], now: datetime) -> None:
-        doubt = absurd(prices, self._band)
-        if doubt is not None:
-            self._doubt = doubt
-            raise SourceError("implausible", doubt)
-        self._doubt = None
+        self._doubt = absurd(prices, self._band) or self._contradiction(prices, now)
+        if self._doubt is not None:
+            raise SourceError("implausible", self._doubt)
         known = {each.start: each for each in self._prices if now - each.end < KEEP}
         self._prices = sorted((known | {each.start: each for each in prices}).values())
         self._heard_at = now
         values = f"{len(prices)} prices, the last for {prices[-1].start:%H:%M} UTC"
         self.status = replace(self.status, answered_at=now, failure=None, values=values)
+
+    def _contradiction(self, prices: Sequence[IntervalPrice], now: datetime) -> str | None:
+        """Whether the feed tells the past otherwise than before. It stays in doubt until it tells it as before, or
+        until what was known before is too old to stand against it."""
+        self._contradicted = contradicts(prices, self._prices) or (
+            None if is_of_known_times(prices, self._prices) else self._contradicted
+        )
+        old = self._heard_at is None or now - self._heard_at > HELD_AGE
+        return None if old else self._contradicted
 
     async def quote(self, now: datetime) -> PowerPriceQuote | None:
         """What a kWh costs now, as far as it is known; None if it is not."""

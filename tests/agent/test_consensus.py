@@ -267,6 +267,7 @@ def test_at_a_retarget_the_tip_s_difficulty_is_not_that_of_the_next_block(height
     at_boundary = agree(market(change, height=height), {}, NOW).quote
     assert at_boundary.difficulty == pytest.approx(DIFFICULTY * 1.05)
     assert not at_boundary.automatic
+    assert at_boundary.forecast is None
     after = agree(market(change, height=height + 1), {}, NOW).quote
     assert (after.difficulty, after.automatic) == (DIFFICULTY, True)
 
@@ -299,5 +300,15 @@ def test_all_sources_lost_is_held_then_missing():
 
 def test_a_clock_that_jumps_back_hears_nothing_and_invents_nothing():
     before = agree(market(), {}, NOW)
-    back = agree(market(), before.accepted, NOW - timedelta(hours=1))
-    assert back.quote is None or back.quote.hashprice_usd_per_ph_day == before.quote.hashprice_usd_per_ph_day
+    for hours in (1, 10, 9000):
+        back = agree(market(), before.accepted, NOW - timedelta(hours=hours))
+        assert back.quote is None
+        assert not any(each.automatic for each in back.figures)
+
+
+def test_what_was_contradicted_is_not_held_as_if_it_had_been_accepted():
+    contradicted = [*market(), said(Kind.DIFFICULTY, DIFFICULTY * 1.1, "braiins")]
+    before = agree(contradicted, {}, NOW)
+    assert not figure(before, "difficulty").automatic
+    later = agree([], before.accepted, NOW + timedelta(minutes=1))
+    assert figure(later, "difficulty").value is None

@@ -92,6 +92,14 @@ def test_prices_that_are_not_certain_only_propose():
     assert decision(candidate(), owed).automatic
 
 
+def test_what_waiting_for_one_switch_cost_does_not_count_for_the_other():
+    """A price that turns round right after a sleep must not wake the machine on the regret of that sleep."""
+    asleep_since_just_now = Memory(regret_usd=K, wish=OrderAction.SLEEP, updated_at=NOW)
+    made = decision(sleeper(memory=asleep_since_just_now))
+    assert (made.action, made.reason) == (None, Reason.ACCUMULATING)
+    assert (made.memory.regret_usd, made.memory.wish) == (0.0, OrderAction.WAKE)
+
+
 # -- what a machine wants -------------------------------------------------------------------------------
 
 

@@ -44,7 +44,8 @@ def test_one_source_that_fails_or_lies_neither_moves_the_price_nor_stops_the_age
 )
 def test_each_failure_has_its_kind_whatever_the_source(cells, fault, kind):
     exceptions = {
-        ("bitcoin_core", SourceFault.REDIRECT),  # nobody redirects a POST
+        ("bitcoin_core", SourceFault.REDIRECT),  # nobody follows a redirect with a login
+        ("bitcoin_core", SourceFault.LOOP),
         ("bitcoin_core", SourceFault.TEXTS),
         ("mempool", SourceFault.HTML),
         ("mempool", SourceFault.CUT),

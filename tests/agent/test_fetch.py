@@ -1,0 +1,118 @@
+"""The one HTTP client: keys stay with the source that they are for, answers are bounded, politeness is kept."""
+
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from agent.clock import Clock
+from agent.fetch import CACHED_PAGES, Fetcher, SourceError, pause_s, told
+from agent.market.live import LiveHashprice
+from agent.market.sources import Endpoint
+from agent.simulated.web import SimulatedSources
+from tests.agent.source_matrix import HandClock, ask_all, site_of_sources
+
+
+class Web:
+    """A small web: pages by name, what each was asked with, and redirects to other origins."""
+
+    def __init__(self):
+        self.clock = HandClock()
+        self.headers = []
+        self.server = SimulatedSources({"page": self._page, "key": self._key})
+
+    def _page(self, request):
+        self.headers.append(request.headers)
+        return {"path": request.path}
+
+    def _key(self, request):
+        self.headers.append(request.headers)
+        return {"seen": "x-hi-api-key" in request.headers}
+
+
+@asynccontextmanager
+async def web():
+    here = Web()
+    async with here.server, Fetcher(Clock(now=here.clock), timeout_s=1.0) as fetcher:
+        yield here, fetcher
+
+
+async def test_a_key_does_not_follow_a_redirect_to_another_origin():
+    async with web() as (here, fetcher), web() as (there, _):
+        here.server.elsewhere = there.server.url("key")
+        page = await fetcher.get(here.server.url("elsewhere"), headers={"X-Hi-Api-Key": "secret"})
+        assert page.json() == {"seen": False}
+        assert "secret" not in str(there.headers)
+
+
+async def test_a_key_stays_where_its_own_source_redirects_to():
+    async with web() as (here, fetcher):
+        here.server.elsewhere = here.server.url("key")
+        page = await fetcher.get(here.server.url("elsewhere"), headers={"X-Hi-Api-Key": "secret"})
+        assert page.json() == {"seen": True}
+
+
+async def test_the_memory_of_pages_is_bounded():
+    async with web() as (here, fetcher):
+        for day in range(CACHED_PAGES + 10):
+            await fetcher.get(f"{here.server.url('page')}/{day}")
+        assert len(fetcher._cache) == CACHED_PAGES
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), TypeError("x"), KeyError("x"), ZeroDivisionError("x"), AttributeError("x")],
+    ids=repr,
+)
+async def test_whatever_is_wrong_with_an_answer_is_a_failure_of_its_source(error):
+    async def asking():
+        raise error
+
+    with pytest.raises(SourceError, match="malformed"):
+        await told(asking())
+
+
+async def test_a_key_that_cannot_be_sent_is_a_failure_and_not_the_end_of_all_sources():
+    async with web() as (here, fetcher):
+        luxor = Endpoint(name="luxor", url=here.server.url("page"), secret=lambda: "schl\u00fcssel\u2713")
+        live = LiveHashprice([luxor], fetcher)
+        await ask_all(live)
+        assert live.statuses()[0].failure is not None
+
+
+def test_a_source_that_fails_is_asked_more_and_more_rarely_and_never_sooner_than_it_wants():
+    assert 60 <= pause_s(60.0, 0, None) <= 66
+    assert 240 <= pause_s(60.0, 2, None) <= 264
+    assert 900 <= pause_s(60.0, 20, None) <= 990
+    assert 300 <= pause_s(60.0, 0, 300.0) <= 330
+
+
+async def test_a_node_that_fails_is_no_witness_against_those_that_answer():
+    """Its old word of the difficulty must not outweigh a retarget that others have seen."""
+    clock = HandClock()
+    async with site_of_sources(clock) as (prices, live):
+        await ask_all(live)
+        await live.quote(clock())
+        clock.forward(hours=5)
+        prices.server.faults["bitcoin_core"] = "503"
+        prices.market.difficulty *= 1.2
+        await ask_all(live)
+        quote = await live.quote(clock())
+        assert quote.difficulty == prices.market.difficulty
+        assert quote.automatic
+
+
+async def test_numbers_that_are_missing_are_told_one_by_one():
+    clock = HandClock()
+    async with site_of_sources(clock, ("coinbase", "kraken")) as (_, live):
+        await ask_all(live)
+        assert await live.quote(clock()) is None
+        states = {each.name: each.state.value for each in live.figures}
+        assert states == {
+            "difficulty": "missing",
+            "height": "missing",
+            "fees_btc": "missing",
+            "btc_usd": "live",
+        }
+        clock.forward(minutes=1)
+        assert live.statuses()[0].answered_at == clock() - timedelta(minutes=1)
