@@ -243,6 +243,45 @@ def restore(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -
 
 
 @cli.command()
+@click.option("--to-kw", type=float, help="Load that the site may draw.")
+@click.option("--by-kw", type=float, help="How much less than it draws when this begins.")
+@click.option("--from", "start", type=UtcTime(), help="When it begins; default: now.")
+@click.option("--until", "end", type=UtcTime(), help="When it ends; without it, when it is released.")
+@_yes_option
+@_socket_option
+@_json_option
+def shed(
+    to_kw: float | None,
+    by_kw: float | None,
+    start: datetime | None,
+    end: datetime | None,
+    yes: bool,
+    socket: Path,
+    as_json: bool,
+) -> None:
+    """Answer a call of the grid: shed load, least efficient machines first, whatever they earn."""
+    times = {"start": start and start.isoformat(), "end": end and end.isoformat()}
+    _tell(socket, "shed", as_json, to_kw=to_kw, by_kw=by_kw, **times, dry_run=not yes)
+
+
+@cli.command()
+@_socket_option
+@_json_option
+def obligations(socket: Path, as_json: bool) -> None:
+    """What the grid is owed, now and later."""
+    _tell(socket, "obligations", as_json)
+
+
+@cli.command()
+@click.argument("call")
+@_socket_option
+@_json_option
+def release(call: str, socket: Path, as_json: bool) -> None:
+    """End a CALL that an operator gave with `shed`."""
+    _tell(socket, "release", as_json, call_id=call)
+
+
+@cli.command()
 @_socket_option
 @_json_option
 def hold(socket: Path, as_json: bool) -> None:

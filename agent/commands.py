@@ -21,6 +21,7 @@ from agent.appraisal import Terms
 from agent.control import Request, permitted
 from agent.errors import UsageError
 from agent.explain import printable
+from agent.obligations import OPERATOR, Call, check, moment
 from agent.rows import Event
 from agent.selector import drawn_w, parse, select
 from agent.summary import number
@@ -73,6 +74,15 @@ class CommandTarget(Protocol):
     async def restore(self, machine_ids: Sequence[MachineId], by: str, *, dry_run: bool) -> Sequence[Outcome]:
         """Order machines to wake; one outcome a machine. A dry run only says what the outcomes would be."""
 
+    async def calls(self) -> Sequence[Mapping[str, Any]]:
+        """Calls of the grid that are in force or to come."""
+
+    async def shed(self, call: Call, *, dry_run: bool) -> Sequence[Outcome]:
+        """Take on a call of the grid; one outcome for each machine that it concerns now."""
+
+    async def release(self, call_id: str) -> bool:
+        """End a call that an operator gave; False if there is none."""
+
     async def record(self, event: Event) -> None:
         """Store an event."""
 
@@ -115,6 +125,40 @@ class OrderArguments(_Arguments):
         return self
 
 
+class ShedArguments(_Arguments):
+    """Of `shed`: to or by how many kW, from when and until when, ISO-8601 with an offset."""
+
+    to_kw: float | None = None
+    by_kw: float | None = None
+    start: str | None = None
+    end: str | None = None
+    dry_run: bool = False
+
+    def call(self, now: datetime, user: str) -> Call:
+        """The call that is meant. Raises `CommandError`."""
+        try:
+            start = now if self.start is None else moment(self.start)
+            end = None if self.end is None else moment(self.end)
+            check(start, end, self.to_kw, self.by_kw, now=now)
+        except ValueError as error:
+            raise CommandError(f"shed: {error}") from error
+        return Call(
+            call_id=f"{user}-{now:%Y%m%dT%H%M%S}",
+            source=OPERATOR,
+            by=user,
+            start=start,
+            end=end,
+            to_kw=self.to_kw,
+            by_kw=self.by_kw,
+        )
+
+
+class CallArguments(_Arguments):
+    """Of `release`."""
+
+    call_id: str
+
+
 A = TypeVar("A", bound=_Arguments)
 
 
@@ -145,23 +189,54 @@ class Commands:
         """Carry out one command and say what became of it."""
         if not permitted(request.command, request.role):
             raise CommandError(f"{request.command} is for operators, and {request.user} is a {request.role}")
-        match request.command:
-            case "status":
-                _arguments(request, NoArguments)
-                return await self._agent.status()
-            case "orders":
-                _arguments(request, NoArguments)
-                return {"orders": [dict(order) for order in await self._agent.open_orders()]}
-            case "hold" | "resume":
-                return await self._hold_or_resume(request)
-            case "approve" | "reject":
-                return await self._settle(request)
-            case "curtail" | "restore":
-                return await self._switch(request)
-            case _:
-                raise CommandError(
-                    f"{request.command}: no such command; this agent may be of another version"
-                )
+        answers = {
+            "status": self._status,
+            "orders": self._orders,
+            "obligations": self._obligations,
+            "shed": self._shed,
+            "release": self._release,
+            "hold": self._hold_or_resume,
+            "resume": self._hold_or_resume,
+            "approve": self._settle,
+            "reject": self._settle,
+            "curtail": self._switch,
+            "restore": self._switch,
+        }
+        answer = answers.get(request.command)
+        if answer is None:
+            raise CommandError(f"{request.command}: no such command; this agent may be of another version")
+        return await answer(request)
+
+    async def _status(self, request: Request) -> dict[str, Any]:
+        _arguments(request, NoArguments)
+        return await self._agent.status()
+
+    async def _orders(self, request: Request) -> dict[str, Any]:
+        _arguments(request, NoArguments)
+        return {"orders": [dict(order) for order in await self._agent.open_orders()]}
+
+    async def _obligations(self, request: Request) -> dict[str, Any]:
+        _arguments(request, NoArguments)
+        return {"obligations": [dict(call) for call in await self._agent.calls()]}
+
+    async def _shed(self, request: Request) -> dict[str, Any]:
+        arguments = _arguments(request, ShedArguments)
+        call = arguments.call(self._clock(), request.user)
+        if not arguments.dry_run:
+            await self._record(request, f"{call.call_id}: {_call_in_words(call.as_data())}")
+        views = list(await self._agent.views())
+        outcomes = await self._agent.shed(call, dry_run=arguments.dry_run)
+        switched = _switched(views, outcomes, self._agent.terms, waking=False)
+        return {"dry_run": arguments.dry_run, "call": call.as_data(), **switched, "refused": 0}
+
+    async def _release(self, request: Request) -> dict[str, Any]:
+        arguments = _arguments(request, CallArguments)
+        await self._record(request, arguments.call_id)
+        if not await self._agent.release(arguments.call_id):
+            raise CommandError(
+                f"release: no operator gave a call {arguments.call_id!r}; `hashcost obligations` lists them"
+            )
+        return {"released": arguments.call_id}
 
     async def _hold_or_resume(self, request: Request) -> dict[str, Any]:
         _arguments(request, NoArguments)
@@ -283,11 +358,31 @@ def in_words(command: str, answer: Mapping[str, Any]) -> str:
             lines = ["held: nothing is put to sleep or woken until `hashcost resume`"]
         case "resume":
             lines = ["resumed"]
+        case "obligations":
+            lines = [
+                f"{call['call_id']}  {_call_in_words(call)}  {'in force' if call['holds'] else 'to come'}"
+                for call in answer["obligations"]
+            ] or ["nothing is owed to the grid"]
+        case "release":
+            lines = [f"released {answer['released']}: what sleeps for it comes back as it pays"]
+        case "shed":
+            lines = [f"{answer['call']['call_id']}: {_call_in_words(answer['call'])}"]
+            lines += (
+                _machines_in_words("curtail", answer)
+                if answer["machines"]
+                else ["no machine need sleep for it now"]
+            )
         case "approve" | "reject":
             lines = list(_orders_in_words(command, answer))
         case _:
             lines = list(_machines_in_words(command, answer))
     return "\n".join(printable(line) for line in lines)
+
+
+def _call_in_words(call: Mapping[str, Any]) -> str:
+    what = f"shed to {call['to_kw']:g} kW" if call["to_kw"] is not None else f"shed by {call['by_kw']:g} kW"
+    until = "until it is released" if call["end"] is None else f"until {call['end']}"
+    return f"{what} from {call['start']} {until}, for {call['by']}"
 
 
 _PAST = {"approve": "approved", "reject": "rejected", "curtail": "curtailed", "restore": "restored"}

@@ -138,9 +138,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obligation:
-    """The site's load may not exceed `target_kw` while it lasts. Outranks economics."""
+    """The site's load may not exceed `target_kw` while it lasts. Outranks economics. What a person `approved` is
+    carried out in mode recommend too."""
 
     target_kw: float
+    approved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
         policy.mode is Mode.AUTO
         and _participation(candidate, policy) is Participation.AUTO
         and (reason in _NO_ECONOMICS or (site.prices_certain and not candidate.recommendation.marginal))
-    ) or (reason is Reason.OPERATOR and policy.mode is not Mode.OBSERVE)
+    ) or (_approved(reason, site) and policy.mode is not Mode.OBSERVE)
     return _Wish(
         candidate=candidate,
         decision=Decision(
@@ -218,6 +220,12 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
         ),
         better=better,
     )
+
+
+def _approved(reason: Reason, site: Site) -> bool:
+    """Whether a person has said that this is to be done."""
+    owed = site.obligation
+    return reason is Reason.OPERATOR or (reason is Reason.OBLIGATION and owed is not None and owed.approved)
 
 
 def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reason, ModePoint | None]:

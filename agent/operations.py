@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -9,11 +10,12 @@ from agent.appraisal import Terms
 from agent.curtailer import Curtailer, snapshot
 from agent.curtailment import Participation, participation
 from agent.fleet import Fleet
+from agent.obligations import Call, Obligations
 from agent.orders import Order, OrderAction, OrderState
 from agent.policy import Reason
 from agent.reconciler import Reconciler
 from agent.rows import Event
-from agent.view import MachineView, Picture
+from agent.view import MachineView, Picture, totals
 from drivers.reading import MachineId, RunState
 
 Outcome = Mapping[str, Any]
@@ -41,6 +43,8 @@ class Operations:
         record: Callable[[Event], Awaitable[None]],
         save: Callable[[str, bool], Awaitable[None]],
         health: Callable[[], Mapping[str, Any]] = dict,
+        obligations: Obligations | None = None,
+        save_calls: Callable[[Sequence[Call]], Awaitable[None]] | None = None,
     ) -> None:
         self.terms = terms
         self.picture: Picture | None = None
@@ -51,6 +55,8 @@ class Operations:
         self._record = record
         self._save = save
         self._health = health
+        self.obligations = obligations or Obligations()
+        self._save_calls = save_calls
 
     async def status(self) -> dict[str, Any]:
         """Mode, hold, counts of orders, and how its loops and its database are doing."""
@@ -63,6 +69,50 @@ class Operations:
             "orders": dict(orders),
             **self._health(),
         }
+
+    async def calls(self) -> Sequence[Mapping[str, Any]]:
+        """Calls of the grid that are in force or to come, as plain data."""
+        now = self._clock()
+        return [call.as_data() | {"holds": call.holds_at(now)} for call in self.obligations.calls]
+
+    async def shed(self, call: Call, *, dry_run: bool) -> Sequence[Outcome]:
+        """Take on a call, and say which machines it would take now: least efficient first, and only those that may be
+        taken. A dry run only says so."""
+        views, load_kw = list(await self.views()), self._load_kw()
+        target = replace(call, reference_kw=load_kw).target_kw or 0.0
+        outcomes: list[Outcome] = []
+        for view in sorted(views, key=lambda each: -(each.efficiency_j_per_th or 0.0)):
+            if load_kw <= target:
+                break
+            if (refusal := self._shed_refusal(view)) is None:
+                load_kw -= (view.power_w or 0.0) / 1000
+            outcomes.append({"machine_id": view.machine_id, "accepted": refusal is None, "reason": refusal})
+        if not dry_run:
+            self.obligations.add(call)
+            await self._store_calls()
+        return outcomes
+
+    def _shed_refusal(self, view: MachineView) -> str | None:
+        assert self.picture is not None  # noqa: S101 - the view came from it
+        if not self.picture.terms_of(view.machine_id).grid:
+            return Reason.HOSTING_TERMS.value
+        if view.power_w is None:
+            return Reason.POWER_UNKNOWN.value
+        return self._refusal(view.machine_id, view, OrderAction.SLEEP)
+
+    def _load_kw(self) -> float:
+        return 0.0 if self.picture is None else totals(self.picture.views).power_kw
+
+    async def release(self, call_id: str) -> bool:
+        """End a call that an operator gave; what sleeps for it comes back as it pays, at the ramp."""
+        found = self.obligations.remove(call_id)
+        if found:
+            await self._store_calls()
+        return found
+
+    async def _store_calls(self) -> None:
+        if self._save_calls is not None:
+            await self._save_calls(self.obligations.calls)
 
     async def views(self) -> Sequence[MachineView]:
         """The latest picture of every machine; empty before the first round."""

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,12 +20,14 @@ from agent.commands import Commands
 from agent.config import Config
 from agent.control import ControlServer
 from agent.curtailer import Curtailer
+from agent.curtailment import Obligation
 from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import report
+from agent.obligations import OPERATOR, Call, Obligations, call_of
 from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
@@ -34,7 +36,7 @@ from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
-from agent.view import Picture, view_fleet
+from agent.view import Picture, totals, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
 from drivers.discovery import ScanProgress, ScanResult, scan
@@ -50,6 +52,8 @@ ROUND_INTERVALS = 2
 BASELINE_ROUNDS = 20
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
+OBLIGATIONS = "obligations"
+"""Name of the setting that holds the calls of the grid."""
 SCAN_PROGRESS_S = 300.0
 """A scan that shows no progress for so long hangs."""
 CONTROL_BEAT_S = 10.0
@@ -117,6 +121,12 @@ class Agent:
         self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now, decided)
         self.curtailer.held = self.reconciler.held = await self._setting(HELD)
         self.curtailer.closed = await self._setting(CLOSED)
+        calls = await self._in_writer(self._store.setting, OBLIGATIONS)
+        schedule = self.config.obligations.schedule_file
+        self.obligations = Obligations(
+            [call_of(each) for each in json.loads(calls or "[]")],
+            None if schedule is None else Path(schedule),
+        )
         self.operations = Operations(
             self.fleet,
             self.reconciler,
@@ -125,6 +135,8 @@ class Agent:
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
             save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
+            obligations=self.obligations,
+            save_calls=self._save_calls,
             health=lambda: {"loops": self.pulse.as_data(), "storage_problem": self.storage_problem},
         )
         return self
@@ -215,12 +227,36 @@ class Agent:
             figures = self.feeds.figures(picture.market.hashprice)
             told = json.dumps(report(picture.market, figures, self.feeds.statuses()))
             await self._in_writer(self._store.save_setting, PRICES, told)
+            await self._oblige(picture)
             await self.curtailer.decide(picture)
             changed = self.curtailer.changed()
             await self._in_writer(self._store.save_decisions, changed)
             self.curtailer.stored(changed)
             await self.reconciler.tick(self._sightings(picture))
         return picture
+
+    async def _oblige(self, picture: Picture) -> None:
+        """Find out what the grid is owed now. What changed is stored before anything is done for it."""
+        before, problem = list(self.obligations.calls), self.obligations.problem
+        await asyncio.to_thread(self.obligations.read_schedule)
+        if self.obligations.problem is not None and self.obligations.problem != problem:
+            log.error("event=schedule_refused detail=%r", self.obligations.problem)
+        call = self.obligations.step(self._clock.now(), totals(picture.views).power_kw)
+        if self.obligations.calls != before:
+            await self._save_calls(self.obligations.calls)
+        owed = None
+        if call is not None and call.target_kw is not None:
+            owed = Obligation(target_kw=call.target_kw, approved=call.source == OPERATOR)
+        if owed != self.curtailer.obligation:
+            log.warning(
+                "event=obligation target_kw=%s call=%s",
+                "none" if owed is None else f"{owed.target_kw:g}", "-" if call is None else call.call_id,
+            )  # fmt: skip
+        self.curtailer.obligation = owed
+
+    async def _save_calls(self, calls: Sequence[Call]) -> None:
+        told = json.dumps([call.as_data() for call in calls])
+        await self._in_writer(self._store.save_setting, OBLIGATIONS, told)
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:

@@ -17,6 +17,7 @@ from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.machines import CredentialFamily, CredentialSection, PollSection, ScanSection
 from agent.config.market import MarketSection
+from agent.config.obligations import ObligationsSection
 from agent.config.overrides import OverrideSection
 from agent.config.power import PowerSection
 from agent.config.section import Addresses, Section, numeric
@@ -33,6 +34,7 @@ __all__ = [
     "CurtailmentSection",
     "EconomicsSection",
     "MarketSection",
+    "ObligationsSection",
     "PollSection",
     "PowerSection",
     "ScanSection",
@@ -58,6 +60,7 @@ class Config(Section):
     power: PowerSection = PowerSection()
     economics: EconomicsSection = EconomicsSection()
     curtailment: CurtailmentSection = CurtailmentSection()
+    obligations: ObligationsSection = ObligationsSection()
     control: ControlSection = ControlSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
