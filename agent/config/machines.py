@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agent.config.secret import resolve
+from agent.config.secret import SecretSection
 from agent.config.section import Addresses, Section
 from drivers.driver import Credentials
 
@@ -46,33 +46,19 @@ class PollSection(Section):
         return self
 
 
-class CredentialSection(Section):
+class CredentialSection(SecretSection):
     """Login of one family's machines; the password by reference."""
 
     username: str = Field(description="User name of the machines' interface.")
-    password_env: str | None = Field(
-        default=None, description="Environment variable that holds the password."
-    )
-    password_file: str | None = Field(default=None, description="File that holds the password.")
-
-    password_credential: str | None = Field(
-        default=None, description="Credential of the systemd service that holds the password."
-    )
 
     @model_validator(mode="after")
     def _one_reference(self) -> Self:
-        named = [self.password_env, self.password_file, self.password_credential]
-        if sum(name is not None for name in named) != 1:
-            raise ValueError("give exactly one of password_env, password_file and password_credential")
-        self.resolve()
+        self.check_secret(needed=True)
         return self
 
     def resolve(self) -> Credentials:
         """The login itself. Raises `ValueError` naming what is not there."""
-        password = resolve(
-            env=self.password_env, file=self.password_file, credential=self.password_credential
-        )
-        return Credentials(username=self.username, password=password)
+        return Credentials(username=self.username, password=self.secret())
 
 
 CredentialFamily = Literal["antminer", "whatsminer_v2", "whatsminer_v3"]

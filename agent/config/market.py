@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, HttpUrl, TypeAdapter, ValidationError, model_validator
 
-from agent.config.secret import resolve
+from agent.config.secret import SecretSection
 from agent.config.section import Section
 from agent.market.sources import DEFAULT_URLS, KEYLESS, Endpoint
 
@@ -29,40 +29,6 @@ def web_address(url: str) -> str:
     except ValidationError as error:
         raise ValueError(f"{url!r} is not an http or https address") from error
     return url.rstrip("/")
-
-
-class SecretSection(Section):
-    """A password or key by reference."""
-
-    password_env: str | None = Field(
-        default=None, description="Environment variable with the password or key."
-    )
-    password_file: str | None = Field(default=None, description="File with the password or key.")
-    password_credential: str | None = Field(
-        default=None, description="Credential of the systemd service with the password or key."
-    )
-
-    @property
-    def has_secret(self) -> bool:
-        """Whether one is named."""
-        return bool(self._references())
-
-    def _references(self) -> dict[str, str]:
-        named = {
-            "env": self.password_env, "file": self.password_file, "credential": self.password_credential,
-        }  # fmt: skip
-        return {name: value for name, value in named.items() if value is not None}
-
-    def secret(self) -> str:
-        """The password or key. Raises `ValueError` naming what is not there."""
-        return resolve(env=self.password_env, file=self.password_file, credential=self.password_credential)
-
-    def check_secret(self) -> None:
-        """Raise `ValueError` unless at most one reference is given, and it leads to something."""
-        if len(self._references()) > 1:
-            raise ValueError("give at most one of password_env, password_file and password_credential")
-        if self.has_secret:
-            self.secret()
 
 
 class SourceSection(SecretSection):

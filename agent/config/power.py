@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agent.config.market import SecretSection, web_address
+from agent.config.market import web_address
+from agent.config.secret import SecretSection
 from agent.config.section import Section
 from agent.tariff.calendar import Calendar, Period
 from agent.tariff.contract import Contract, Kind

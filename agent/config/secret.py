@@ -5,6 +5,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import Field
+
+from agent.config.section import Section
+
 SERVICE_CREDENTIALS = "secrets"
 """Name under which the unit hands over the directory of secrets; its files come as `secrets_NAME`."""
 
@@ -54,3 +58,39 @@ def _content(path: Path, what: str) -> str:
     if not text:
         raise ValueError(f"{what} {path} is empty")
     return text
+
+
+class SecretSection(Section):
+    """A password or key by reference."""
+
+    password_env: str | None = Field(
+        default=None, description="Environment variable with the password or key."
+    )
+    password_file: str | None = Field(default=None, description="File with the password or key.")
+    password_credential: str | None = Field(
+        default=None, description="Credential of the systemd service with the password or key."
+    )
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether one is named."""
+        return self._count() > 0
+
+    def _count(self) -> int:
+        named = (self.password_env, self.password_file, self.password_credential)
+        return sum(name is not None for name in named)
+
+    def secret(self) -> str:
+        """The password or key. Raises `ValueError` naming what is not there."""
+        return resolve(env=self.password_env, file=self.password_file, credential=self.password_credential)
+
+    def check_secret(self, *, needed: bool = False) -> None:
+        """Raise `ValueError` unless at most one reference is given (exactly one where it is `needed`), and it leads to
+        something."""
+        count, names = self._count(), "password_env, password_file and password_credential"
+        if needed and count != 1:
+            raise ValueError(f"give exactly one of {names}")
+        if count > 1:
+            raise ValueError(f"give at most one of {names}")
+        if self.has_secret:
+            self.secret()
