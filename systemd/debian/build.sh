@@ -30,6 +30,7 @@ install -D -m 0644 systemd/sysusers.d/hashcost.conf "$root/usr/lib/sysusers.d/ha
 install -D -m 0644 systemd/tmpfiles.d/hashcost.conf "$root/usr/lib/tmpfiles.d/hashcost.conf"
 install -D -m 0640 systemd/config.toml "$root/etc/hashcost/config.toml"
 install -D -m 0644 LICENSE "$root/usr/share/doc/hashcost/copyright"
+cp -r systemd/examples "$root/usr/share/doc/hashcost/examples"
 
 install -d "$root/DEBIAN"
 echo /etc/hashcost/config.toml > "$root/DEBIAN/conffiles"
