@@ -17,6 +17,12 @@ from tui.vanished import EXIT_STATUS
 
 DEADLINE_S = 60.0
 
+AS_FROM_A_TERMINAL = """
+import runpy, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored, as nohup has
+runpy.run_module("tui", run_name="__main__", alter_sys=True)
+"""
+
 
 @pytest.fixture
 def shown(tmp_path):
@@ -25,7 +31,7 @@ def shown(tmp_path):
     stored_site(database, machine(1, reading()))
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tui", str(database)],
+        [sys.executable, "-c", AS_FROM_A_TERMINAL, str(database)],
         stdin=slave,
         stdout=slave,
         stderr=slave,
