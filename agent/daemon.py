@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from agent import notify
 from agent.config import Config, ConfigError
 from agent.curtailment import Mode
+from agent.limits import LimitError, allow_files
 from agent.service import Agent
 from agent.store import UnusableStoreError
 from agent.supervision import Pulse
@@ -46,7 +47,8 @@ def setup_logging(*, quiet: bool = False) -> None:
 def run_until_stopped(config: Config, database: Path, socket: Path, *, reload: Callable[[], Config]) -> None:
     """Run the agent until SIGTERM or SIGINT, then stop cleanly: open reads are dropped, baselines written, commands
     that are being sent left to be verified by the next start. SIGHUP has the configuration loaded anew with `reload`:
-    a bad one is refused and the old one stays."""
+    a bad one is refused and the old one stays. Raises `LimitError` where the host allows too few sockets."""
+    allow_files(config)
     asyncio.run(_Daemon(config, database, socket, reload).run())
 
 
@@ -117,12 +119,14 @@ class _Daemon:
     async def _take_new_configuration(self) -> bool:
         notify.tell(notify.reloading())
         try:
-            self._config = await asyncio.to_thread(self._reload)
-        except ConfigError as error:
+            new = await asyncio.to_thread(self._reload)
+            allow_files(new)
+        except (ConfigError, LimitError) as error:
             for problem in str(error).splitlines():
                 log.error("event=reload_refused problem=%r", problem)  # noqa: TRY400 - a mistake of a person's
             notify.tell(notify.READY, notify.status("the new configuration was refused, the old one stays"))
             return False
+        self._config = new
         log.info("event=reloaded")
         return True
 

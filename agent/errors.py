@@ -5,6 +5,7 @@
     |   |-- config.ConfigError       a configuration file, all its mistakes at once
     |   |-- store.StoreError         a database that is missing, foreign, newer or unreadable
     |   |   `-- store.UnusableStoreError        one that is damaged or cannot be opened: the agent only observes
+    |   |-- limits.LimitError            a host that allows too few sockets
     |   |-- obligations.ScheduleError  a schedule of calls of the grid
     |   |-- backup.BackupError       a copy of the database, or its place
     |   |-- installation.InstallationError   a service that could not run
