@@ -80,11 +80,11 @@ def call_of(data: Mapping[str, Any]) -> Call:
     )
 
 
-def begun(calls: Iterable[Call], now: datetime, load_kw: float) -> list[Call]:
-    """The calls that are not over; those that begin now remember what the site draws."""
+def begun(calls: Iterable[Call], now: datetime, load_kw: float | None) -> list[Call]:
+    """The calls that are not over; those that begin now remember what the site draws, as soon as that is known."""
     return [
         replace(call, reference_kw=load_kw)
-        if call.reference_kw is None and call.holds_at(now) and call.by_kw is not None
+        if load_kw is not None and call.reference_kw is None and call.holds_at(now) and call.by_kw is not None
         else call
         for call in calls
         if not call.is_over(now)
@@ -179,8 +179,9 @@ class Obligations:
         self.calls = [call for call in self.calls if call not in found]
         return bool(found)
 
-    def step(self, now: datetime, load_kw: float) -> Call | None:
-        """Which call is in force; what begins now remembers the site's load."""
+    def step(self, now: datetime, load_kw: float | None) -> Call | None:
+        """Which call is in force; what begins now remembers the site's load. While that is not known, nothing is shed
+        by so much of it."""
         self.calls = begun(self.calls, now, load_kw)
         return owed(self.calls, now)
 

@@ -36,7 +36,7 @@ from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
-from agent.view import Picture, totals, view_fleet
+from agent.view import Picture, site_load_kw, view_fleet
 from drivers.addresses import parse_targets
 from drivers.connect import connect
 from drivers.discovery import ScanProgress, ScanResult, scan
@@ -241,7 +241,7 @@ class Agent:
         await asyncio.to_thread(self.obligations.read_schedule)
         if self.obligations.problem is not None and self.obligations.problem != problem:
             log.error("event=schedule_refused detail=%r", self.obligations.problem)
-        call = self.obligations.step(self._clock.now(), totals(picture.views).power_kw)
+        call = self.obligations.step(self._clock.now(), site_load_kw(picture.views))
         if self.obligations.calls != before:
             await self._save_calls(self.obligations.calls)
         owed = None

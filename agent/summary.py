@@ -268,8 +268,7 @@ def total_lines(site: SiteTotals) -> list[Text]:
     return [
         Text.assemble(
             ("site ", "bold"),
-            f"{site.machines} machines ({states})   {site.power_kw:.1f} kW   {site.hashrate_phs:.3f} PH/s   "
-            f"margin {site.margin_usd_per_day:+.2f} USD/day",
+            f"{site.machines} machines ({states})   {_site_sums(site)}",
         ),
         Text.assemble(
             ("under break-even ", "bold"),
@@ -277,6 +276,12 @@ def total_lines(site: SiteTotals) -> list[Text]:
             f"   {curtail}, saves {site.avoidable_usd_per_day:.2f} USD/day",
         ),
     ]
+
+
+def _site_sums(site: SiteTotals) -> str:
+    if site.machines and site.by_state.get(RunState.UNKNOWN.value) == site.machines:
+        return "what it draws and earns is unknown"
+    return f"{site.power_kw:.1f} kW   {site.hashrate_phs:.3f} PH/s   margin {site.margin_usd_per_day:+.2f} USD/day"
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:

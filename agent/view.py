@@ -186,5 +186,21 @@ def totals(views: Iterable[MachineView]) -> SiteTotals:
     )
 
 
+LEAST_KNOWN = 0.9
+"""Share of the machines that must be known for their sum to be the site's load."""
+
+
+def site_load_kw(views: Sequence[MachineView]) -> float | None:
+    """What the site draws; None while too many machines are unknown to say so."""
+    known = [
+        view
+        for view in views
+        if view.implausible is None and (view.power_w is not None or view.run_state is RunState.ASLEEP)
+    ]
+    if len(known) < LEAST_KNOWN * len(views) or not views:
+        return None
+    return totals(known).power_kw
+
+
 def _sum(values: Iterable[float | None]) -> float:
     return sum((value for value in values if value is not None), 0.0)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from agent.clock import Clock
 from agent.config import Config, CurtailmentSection, ObligationsSection, PollSection
 from agent.curtailment import Mode, Obligation
+from agent.fleet import Fleet
 from agent.obligations import OPERATOR, Call, Obligations, ScheduleError, call_of, owed, read_schedule
 from agent.orders import OrderAction
 from agent.policy import Reason
 from agent.store import Store
-from tests.agent.builders import NOW, FakeDriver, HandClock, mac, machine, reading
+from agent.view import site_load_kw
+from tests.agent.builders import NOW, FakeDriver, HandClock, asleep, failure, mac, machine, picture, reading
 from tests.agent.test_curtailer import AT_ONCE, CHEAP, Rounds
 from tests.agent.test_service import SiteOfFakes, known
 
@@ -42,6 +44,21 @@ def test_shedding_by_so_much_is_from_what_the_site_drew_when_it_began():
     assert calls.step(NOW, 100.0).target_kw == 70.0
     assert calls.step(NOW + HOUR, 70.0).target_kw == 70.0
     assert Obligations([call(to_kw=None, by_kw=300.0)]).step(NOW, 100.0).target_kw == 0.0
+
+
+def test_nothing_is_shed_by_so_much_of_a_load_that_nobody_knows():
+    """A partition at the moment when a call begins must not make the whole site sleep."""
+    calls = Obligations([call(to_kw=None, by_kw=30.0)])
+    assert calls.step(NOW, None) is None
+    assert calls.step(NOW + HOUR, 100.0).target_kw == 70.0
+
+
+@pytest.mark.parametrize(("known", "load_kw"), [(10, 35.0), (9, 31.5), (8, None), (0, None)])
+def test_a_site_s_load_is_known_when_nearly_all_of_its_machines_are(known, load_kw):
+    machines = [machine(n, reading() if n <= known else failure()) for n in range(1, 11)]
+    assert site_load_kw(picture(Fleet(machines)).views) == load_kw
+    sleeping = [machine(n, asleep(power_w=None)) for n in range(11, 40)]
+    assert site_load_kw(picture(Fleet([*machines[:known], *sleeping])).views) == 3.5 * known
 
 
 def test_of_several_the_one_that_lets_the_site_draw_least_counts():
