@@ -18,6 +18,8 @@ BLOCKS_PER_RETARGET = 2016
 TICKER_AGE = timedelta(seconds=120)
 OUTLIER = 0.02
 JUMP = 0.25
+FEES_JUMP_BTC = 0.5
+"""A mean over 144 blocks does not move by more at once: a block of it would have had to earn some 70 BTC."""
 DIFFICULTY_STEP = 4.0
 """A retarget moves difficulty by no more than this factor."""
 DIFFICULTY_AGREEMENT = 0.005
@@ -178,6 +180,8 @@ def _jumps(kind: Kind, value: float, before: Figure | None) -> bool:
             return value < before.value - 6 or value > before.value + BLOCKS_PER_RETARGET
         case Kind.PRICE:
             return abs(value / before.value - 1) > JUMP
+        case Kind.FEES:
+            return value > before.value + FEES_JUMP_BTC
         case _:
             return False
 

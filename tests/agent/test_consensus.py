@@ -224,6 +224,15 @@ def test_fees_have_their_band(fees, state):
     assert figure(agree(chain(fees=fees), {}, NOW), "fees_btc").state is state
 
 
+def test_fees_that_jump_are_quarantined_until_a_second_source_says_so():
+    before = agree(market(), {}, NOW).accepted
+    hundredfold = chain(fees=FEES * 100)
+    alone = figure(agree(hundredfold, before, NOW), "fees_btc")
+    assert (alone.value, alone.state, alone.automatic) == (FEES, PriceState.QUARANTINED, False)
+    both = figure(agree([*hundredfold, *chain("bitcoin_core", fees=FEES * 100)], before, NOW), "fees_btc")
+    assert (both.value, both.automatic) == (FEES * 100, True)
+
+
 # -- the hashprice ---------------------------------------------------------------------------------------------
 
 
