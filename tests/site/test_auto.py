@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from agent.obligations import OPERATOR, Call
 from agent.orders import Order, OrderAction, OrderState
 from agent.service import Agent
 from drivers.reading import Family, PowerMode, RunState
@@ -301,6 +303,44 @@ async def test_a_machine_wakes_in_the_mode_in_which_it_was_found(stage):
         assert truth.power_mode is before[machine.mac].power_mode
         assert truth.power_w == pytest.approx(before[machine.mac].power_w, rel=0.05)
         assert truth.pools == before[machine.mac].pools
+
+
+async def test_a_call_of_the_grid_is_answered_by_the_site_s_own_books(stage):
+    """Shed by so much for some hours, over a restart in the middle: the load of the books falls by that, the least
+    efficient machines sleep and no others, and all come back as they were."""
+    before = {machine.mac: machine.truth() for machine in stage.site.machines}
+    load_w = sum(truth.power_w for truth in before.values())
+    by_kw = load_w / 1000 / 3
+    async with stage.new_agent() as agent:
+        await agent.scan()
+        await stage.priced(agent, CHEAP)
+        now = stage.site.now()
+        call = Call(
+            call_id="c", source=OPERATOR, by="anna", start=now, end=now + timedelta(hours=6), by_kw=by_kw
+        )
+        await agent.operations.shed(call, dry_run=False)
+        await stage.rounds(agent, lambda: not agent.reconciler.open_orders() and agent.reconciler.standing())
+        slept = set(agent.reconciler.standing())
+        books = {machine.mac: machine.truth() for machine in stage.site.machines}
+        assert sum(truth.power_w for truth in books.values()) <= load_w - 1000 * by_kw * 0.98
+        assert {mac for mac, truth in books.items() if truth.run_state is RunState.ASLEEP} == slept
+        left = [_efficiency(before[mac]) for mac in before if mac not in slept]
+        assert min(_efficiency(before[mac]) for mac in slept) >= max(left) * 0.95
+    async with stage.new_agent() as agent:
+        await stage.rounds(agent, lambda: set(agent.reconciler.standing()) == slept, quiet=5)
+        stage.pass_time(6 * 3600.0)
+        await stage.rounds(
+            agent, lambda: not agent.reconciler.standing() and not agent.reconciler.open_orders()
+        )
+    for machine in stage.site.machines:
+        truth = machine.truth()
+        assert truth.run_state is RunState.MINING
+        assert (truth.power_mode, truth.pools) == (before[machine.mac].power_mode, before[machine.mac].pools)
+        assert stage.writes(machine) == (["sleep", "wake"] if machine.mac in slept else [])
+
+
+def _efficiency(truth: MachineTruth) -> float:
+    return truth.power_w / truth.hashrate_ths
 
 
 SILENT = (
