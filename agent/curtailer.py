@@ -29,6 +29,15 @@ POLICY = "policy"
 """Who ordered what nobody ordered."""
 
 
+FOR_GRID = "for_grid"
+"""Key in the snapshot of a sleep that was for the grid: its machine is put back when nothing is owed any more, also one
+that was put back to sleep meanwhile."""
+DOUBT = timedelta(hours=1)
+"""A machine that mined and falls silent counts as drawing for so long, where the grid is owed load."""
+_STAND = (Reason.DRIFT, Reason.OPERATOR, Reason.OBLIGATION_OVER)
+"""Orders whose reason does not come and go with prices."""
+
+
 class Curtailer:
     """Decides once a round, and remembers per machine what its wish rests on."""
 
@@ -88,6 +97,16 @@ class Curtailer:
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
                 await self._order(decision, picture, views[decision.machine_id])
 
+    def _doubtful_kw(self, picture: Picture) -> float:
+        doubtful_w = 0.0
+        for view in picture.views:
+            last = self._fleet[view.machine_id].reading
+            if view.run_state is not RunState.UNKNOWN or last is None or last.implausible is not None:
+                continue
+            if last.run_state is RunState.MINING and self._clock() - last.began_at < DOUBT:
+                doubtful_w += last.power_w or 0.0
+        return doubtful_w / 1000
+
     def _note(self, decision: Decision, picture: Picture, view: MachineView) -> None:
         """Keep a decision with what it was made from, from the moment on that it says something else; and what waiting
         costs, for as long as a machine waits for that."""
@@ -115,6 +134,7 @@ class Curtailer:
     async def _order(self, decision: Decision, picture: Picture, view: MachineView) -> None:
         point = self._fleet[decision.machine_id].running_point()
         assert decision.action is not None  # noqa: S101 - the caller saw to it
+        sheds = decision.action is OrderAction.SLEEP and decision.reason is Reason.OBLIGATION
         await self._reconciler.order(
             Order(
                 order_id=0,
@@ -127,7 +147,7 @@ class Curtailer:
                 power_w=0.0 if point is None else point.power_w,
                 target_mode=decision.target_mode,
                 restore=self._restore_point(decision),
-                snapshot=snapshot(view, picture),
+                snapshot=snapshot(view, picture) | ({FOR_GRID: True} if sheds else {}),
             )
         )
 
@@ -157,10 +177,8 @@ class Curtailer:
             return self.obligation is not None
         if self.obligation is not None and order.reason != Reason.DRIFT:
             return False  # economics step aside, and a machine that is asked for may be shed
-        if order.reason == Reason.DRIFT:
-            return True
-        if order.reason == Reason.OPERATOR:
-            return self.closed
+        if order.reason in _STAND:
+            return order.reason == Reason.DRIFT or self.closed is (order.reason == Reason.OPERATOR)
         if order.action is OrderAction.SET_MODE:
             return (
                 not self.held
@@ -206,6 +224,7 @@ class Curtailer:
             economics=picture.terms_of(machine.machine_id).economics,
             grid=picture.terms_of(machine.machine_id).grid,
             ours=machine.ours,
+            shed=machine.machine_id in history.shed,
             busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
             gave_up=history.given_up.get(machine.machine_id, frozenset()),
@@ -234,6 +253,7 @@ class Curtailer:
             load_kw=totals(picture.views).power_kw,
             leaving_kw=leaving_kw,
             coming_kw=coming_kw,
+            doubtful_kw=self._doubtful_kw(picture),
             moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
             moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
             prices_certain=picture.market.automatic,
@@ -263,6 +283,9 @@ class _History:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self.busy = set(reconciler.open_orders())
+        self.shed = {
+            machine_id for machine_id, order in reconciler.standing().items() if FOR_GRID in order.snapshot
+        }
         self.given_up = _by_machine(reconciler.given_up())
         self.rejected = _by_machine(reconciler.rejected())
         self.in_hands = reconciler.in_hands()

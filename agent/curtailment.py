@@ -111,9 +111,9 @@ class ModePoint:
 class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
 
-    `ours` means that it sleeps on a standing order; `busy` that an order for it is open. Orders of the kinds in
-    `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands` says that a person ordered it
-    lately and it is to be left alone.
+    `ours` means that it sleeps on a standing order, `shed` that this one was for the grid; `busy` that an order for it
+    is open. Orders of the kinds in `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands`
+    says that a person ordered it lately and it is to be left alone.
     """
 
     machine_id: MachineId
@@ -129,6 +129,7 @@ class Candidate:
     economics: Economics = Economics.SITE
     grid: bool = True
     ours: bool = False
+    shed: bool = False
     busy: bool = False
     gave_up: frozenset[OrderAction] = frozenset()
     rejected: frozenset[OrderAction] = frozenset()
@@ -157,6 +158,8 @@ class Site:
     load_kw: float
     leaving_kw: float = 0.0
     coming_kw: float = 0.0
+    doubtful_kw: float = 0.0
+    """Of machines that mined a while ago and do not answer now: against an obligation they count as drawing."""
     moved_kw: Mapping[OrderAction, float] = field(default_factory=dict)
     moved_machines: Mapping[OrderAction, int] = field(default_factory=dict)
     prices_certain: bool = True
@@ -177,7 +180,7 @@ class Decision:
     target_mode: PowerMode | None = None
 
 
-_NO_ECONOMICS = (Reason.OBLIGATION, Reason.OPERATOR)
+_NO_ECONOMICS = (Reason.OBLIGATION, Reason.OBLIGATION_OVER, Reason.OPERATOR)
 """Wishes that do not come from margins: rules and timers of economics do not apply to them."""
 
 
@@ -198,16 +201,14 @@ class _Wish:
 
 def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     """What one machine should do, before the site's limits."""
-    action, reason, better = _wanted(candidate, site)
+    action, reason, better = _wanted(candidate, site, policy)
     memory = _remember(candidate, action, reason, better, site.now)
+    automatic = _automatic(candidate, reason, site, policy)
     refusal = None
     if action is not None:
-        refusal = _refusal(replace(candidate, memory=memory), action, reason, site, policy)
-    automatic = (
-        policy.mode is Mode.AUTO
-        and _participation(candidate, policy) is Participation.AUTO
-        and (reason in _NO_ECONOMICS or (site.prices_certain and not candidate.recommendation.marginal))
-    ) or (_approved(reason, site) and policy.mode is not Mode.OBSERVE)
+        refusal = _refusal(
+            replace(candidate, memory=memory), action, reason, site, policy, automatic=automatic
+        )
     return _Wish(
         candidate=candidate,
         decision=Decision(
@@ -222,19 +223,39 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     )
 
 
+def _automatic(candidate: Candidate, reason: Reason, site: Site, policy: CurtailmentPolicy) -> bool:
+    """Whether nobody need approve it: a person has, it undoes our own, or the agent may by itself."""
+    if policy.mode is Mode.OBSERVE:
+        return False
+    if _approved(reason, site) or reason is Reason.OBLIGATION_OVER:
+        return True
+    if policy.mode is not Mode.AUTO or _participation(candidate, policy) is not Participation.AUTO:
+        return False
+    return reason in _NO_ECONOMICS or (site.prices_certain and not candidate.recommendation.marginal)
+
+
 def _approved(reason: Reason, site: Site) -> bool:
     """Whether a person has said that this is to be done."""
     owed = site.obligation
     return reason is Reason.OPERATOR or (reason is Reason.OBLIGATION and owed is not None and owed.approved)
 
 
-def _wanted(candidate: Candidate, site: Site) -> tuple[OrderAction | None, Reason, ModePoint | None]:
-    """The best of running on, the modes that this machine is known in, and sleep."""
-    recommendation = candidate.recommendation
+def _wanted(
+    candidate: Candidate, site: Site, policy: CurtailmentPolicy
+) -> tuple[OrderAction | None, Reason, ModePoint | None]:
+    """What stands highest: the grid, a person, undoing what was done for the grid, economics."""
     if site.obligation is not None:
         return *_wanted_by_grid(candidate, site, site.obligation), None
     if site.closed and candidate.run_state is RunState.MINING:
         return OrderAction.SLEEP, Reason.OPERATOR, None
+    if _is_to_be_put_back(candidate, site, policy):
+        return OrderAction.WAKE, Reason.OBLIGATION_OVER, None
+    return _wanted_by_economics(candidate)
+
+
+def _wanted_by_economics(candidate: Candidate) -> tuple[OrderAction | None, Reason, ModePoint | None]:
+    """The best of running on, the modes that this machine is known in, and sleep."""
+    recommendation = candidate.recommendation
     better = _better_mode(candidate)
     if better is not None:
         return OrderAction.SET_MODE, Reason.BETTER_MODE, better
@@ -249,9 +270,19 @@ def _wanted_by_grid(
     candidate: Candidate, site: Site, obligation: Obligation
 ) -> tuple[OrderAction | None, Reason]:
     if candidate.run_state is RunState.MINING and candidate.power_w is not None:
-        over = site.load_kw - site.leaving_kw > obligation.target_kw
+        over = site.load_kw + site.doubtful_kw - site.leaving_kw > obligation.target_kw
         return (OrderAction.SLEEP if over else None), Reason.OBLIGATION
     return None, Reason.OBLIGATION if candidate.ours else candidate.recommendation.reason
+
+
+def _is_to_be_put_back(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> bool:
+    """It sleeps for the grid, which is owed nothing any more: whatever prices say, unless they would put it to sleep
+    again without anybody being asked."""
+    if not candidate.shed or candidate.run_state is not RunState.ASLEEP or site.closed:
+        return False
+    loses = candidate.recommendation.action is Action.STAY_ASLEEP
+    alone = _automatic(candidate, Reason.BELOW_BREAKEVEN, site, policy)
+    return not (loses and alone and _terms_allow(candidate, Reason.BELOW_BREAKEVEN))
 
 
 def _better_mode(candidate: Candidate) -> ModePoint | None:
@@ -286,7 +317,13 @@ def _remember(
 
 
 def _refusal(
-    candidate: Candidate, action: OrderAction, reason: Reason, site: Site, policy: CurtailmentPolicy
+    candidate: Candidate,
+    action: OrderAction,
+    reason: Reason,
+    site: Site,
+    policy: CurtailmentPolicy,
+    *,
+    automatic: bool,
 ) -> Reason | None:
     """What stands against a switch of this one machine, the most basic first."""
     standing_against = (
@@ -296,7 +333,7 @@ def _refusal(
         (candidate.busy, Reason.ORDER_OPEN),
         (candidate.in_hands and reason not in _NO_ECONOMICS, Reason.OPERATOR),
         (action in candidate.gave_up, Reason.GAVE_UP),
-        (action in candidate.rejected and reason not in _NO_ECONOMICS, Reason.REJECTED),
+        (action in candidate.rejected and not (automatic and reason in _NO_ECONOMICS), Reason.REJECTED),
     )
     for stands, why in standing_against:
         if stands:
@@ -381,6 +418,7 @@ class _Budget:
         self._obligation = site.obligation
         self._least_kw = site.load_kw - site.leaving_kw
         self._most_kw = site.load_kw + site.coming_kw
+        self._doubtful_kw = site.doubtful_kw
         self._kw = {action: site.moved_kw.get(action, 0.0) for action in OrderAction}
         self._machines = {action: site.moved_machines.get(action, 0) for action in OrderAction}
 
@@ -402,7 +440,8 @@ class _Budget:
     def _site_limit(self, change_kw: float, reason: Reason) -> Reason | None:
         """The minimum if all that is ordered obeys at once, the maximum if nothing goes that was told to."""
         if self._obligation is not None and reason is Reason.OBLIGATION:
-            return Reason.OBLIGATION if self._least_kw <= self._obligation.target_kw else None
+            owed = self._least_kw + self._doubtful_kw > self._obligation.target_kw
+            return None if owed else Reason.OBLIGATION
         if change_kw < 0 and self._least_kw + change_kw < self._policy.min_site_kw:
             return Reason.SITE_MINIMUM_LOAD
         most = self._policy.max_site_kw

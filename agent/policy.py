@@ -60,6 +60,8 @@ class Reason(StrEnum):
     """Somebody holds the whole site."""
     OBLIGATION = "obligation"
     """The grid is owed its load; outranks economics."""
+    OBLIGATION_OVER = "obligation_over"
+    """What the grid was owed is over; it is put back as it was."""
     ORDER_OPEN = "order_open"
     """An order for it is open: proposed, or under way."""
     GAVE_UP = "gave_up"

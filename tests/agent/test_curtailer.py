@@ -7,7 +7,7 @@ import pytest
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import POLICY, Curtailer
+from agent.curtailer import DOUBT, POLICY, Curtailer
 from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
 from agent.fleet import Fleet
 from agent.operations import Operations
@@ -22,6 +22,7 @@ from tests.agent.builders import (
     HandClock,
     asleep,
     at,
+    failure,
     hashprice_quote,
     mac,
     machine,
@@ -251,6 +252,112 @@ async def test_an_obligation_takes_a_machine_that_a_person_was_asked_for(store):
         await rounds.round()
         assert rounds.drivers[mac(1)].commands == [("sleep",)]
         assert [order.reason for order in rounds.orders() if order.is_open] == [Reason.OBLIGATION]
+
+
+OWED = Obligation(target_kw=0.0, approved=True)
+
+
+async def shed(rounds, *numbers):
+    """The grid is owed all load, and what was told to sleep does."""
+    await rounds.round(CHEAP)
+    rounds.curtailer.obligation = OWED
+    await rounds.round(CHEAP)
+    await rounds.round(CHEAP, seconds=240, **{f"m{number}": asleep() for number in numbers})
+
+
+def sent(rounds, number):
+    return [command[0] for command in rounds.drivers[mac(number)].commands]
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.RECOMMEND])
+@pytest.mark.parametrize("price", [CHEAP, None])
+async def test_what_slept_for_the_grid_is_put_back_whatever_is_known_of_prices(store, mode, price):
+    async with site(store, reading(), policy=replace(AT_ONCE, mode=mode)) as rounds:
+        await shed(rounds, 1)
+        await rounds.round(CHEAP)
+        assert sent(rounds, 1) == ["sleep"]
+        rounds.curtailer.obligation = None
+        await rounds.round(price)
+        assert sent(rounds, 1) == ["sleep", "wake"]
+        (woken,) = [order for order in rounds.orders() if order.action is OrderAction.WAKE]
+        assert (woken.reason, woken.restore) == (Reason.OBLIGATION_OVER, restore_point())
+
+
+async def test_what_is_put_back_keeps_to_the_ramp(store):
+    async with site(store, reading(), reading(), reading()) as rounds:
+        await shed(rounds, 1, 2, 3)
+        rounds.curtailer.policy = replace(AT_ONCE, batch_machines=1)
+        rounds.curtailer.obligation = None
+        woken = []
+        for _ in range(3):
+            await rounds.round(None, seconds=70)
+            woken.append(sum("wake" in sent(rounds, number) for number in (1, 2, 3)))
+        assert woken == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("mode", "woken"), [(Mode.AUTO, False), (Mode.RECOMMEND, True)])
+async def test_what_would_lose_stays_asleep_where_economics_may_act_alone(store, mode, woken):
+    async with site(store, reading(), policy=replace(AT_ONCE, mode=mode)) as rounds:
+        await shed(rounds, 1)
+        rounds.curtailer.obligation = None
+        await rounds.round(DEAR)
+        assert ("wake" in sent(rounds, 1)) is woken
+
+
+async def test_what_left_its_sleep_and_was_put_back_to_sleep_is_still_woken_at_the_end(store):
+    async with site(store, reading()) as rounds:
+        await shed(rounds, 1)
+        await rounds.round(CHEAP, m1=reading())
+        await rounds.round(CHEAP)
+        await rounds.round(CHEAP, seconds=240, m1=asleep())
+        assert sent(rounds, 1) == ["sleep", "sleep"]
+        rounds.curtailer.obligation = None
+        await rounds.round(None)
+        assert sent(rounds, 1) == ["sleep", "sleep", "wake"]
+
+
+async def test_what_somebody_else_put_to_sleep_is_not_woken_after_an_obligation(store):
+    async with site(store, asleep(), reading()) as rounds:
+        await shed(rounds, 1, 2)
+        rounds.curtailer.obligation = None
+        await rounds.round(CHEAP)
+        assert [sent(rounds, number) for number in (1, 2)] == [[], ["sleep", "wake"]]
+
+
+async def test_a_site_that_a_person_closed_meanwhile_stays_asleep(store):
+    async with site(store, reading()) as rounds:
+        await shed(rounds, 1)
+        rounds.curtailer.closed, rounds.curtailer.obligation = True, None
+        await rounds.round(None)
+        assert sent(rounds, 1) == ["sleep"]
+
+
+async def test_a_machine_that_falls_silent_counts_as_drawing_for_an_hour(store):
+    async with site(store, reading(), reading(), reading(hashrate_ths=190.0)) as rounds:
+        await rounds.round(CHEAP)
+        rounds.fleet[mac(1)].apply(failure())
+        rounds.curtailer.obligation = Obligation(target_kw=7.2)
+        await rounds.round(CHEAP)
+        assert [sent(rounds, number) for number in (2, 3)] == [[], ["sleep"]]
+    async with site(store, reading(), reading(), reading(hashrate_ths=190.0)) as rounds:
+        await rounds.round(CHEAP)
+        rounds.fleet[mac(1)].apply(failure())
+        rounds.curtailer.obligation = Obligation(target_kw=7.2)
+        silent = rounds.fleet[mac(1)]
+        silent.reading = replace(silent.reading, began_at=rounds.clock() - DOUBT)
+        await rounds.round(CHEAP)
+        assert [sent(rounds, number) for number in (2, 3)] == [[], []]
+
+
+async def test_what_a_person_refused_to_shed_is_not_asked_for_again_at_once(store):
+    async with site(store, reading(), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        rounds.curtailer.obligation = Obligation(target_kw=0.0)
+        await rounds.round(CHEAP)
+        (asked,) = rounds.orders(OrderState.PROPOSED)
+        await rounds.reconciler.reject(asked, "alice")
+        decided = await rounds.round(CHEAP)
+        assert rounds.orders(OrderState.PROPOSED) == []
+        assert decided[mac(1)].reason is Reason.REJECTED
 
 
 # -- power modes ----------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_every_reason_is_one_of_these():
         "protected",
         "operator_hold",
         "obligation",
+        "obligation_over",
         "gave_up",
         "operator",
         "drift",
