@@ -163,10 +163,10 @@ def stored_site(path: Path, *machines: Machine, **changes: Any) -> Picture:
 
 
 def at(moment: datetime, fleet: Iterable[Machine]) -> tuple[Machine, ...]:
-    """The machines with their last reading as if it were taken at `moment`."""
+    """The machines with their last reading as if it were taken at `moment`; of those that do not answer it grows old."""
     found = tuple(fleet)
     for each in found:
-        if each.reading is not None:
+        if each.reading is not None and each.failure is None:
             each.reading = replace(each.reading, began_at=moment, ended_at=moment)
     return found
 

@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -332,21 +333,19 @@ async def test_a_site_that_a_person_closed_meanwhile_stays_asleep(store):
         assert sent(rounds, 1) == ["sleep"]
 
 
-async def test_a_machine_that_falls_silent_counts_as_drawing_for_an_hour(store):
+@pytest.mark.parametrize(
+    ("silent_for", "told"), [(timedelta(minutes=5), [[], ["sleep"]]), (DOUBT, [[], []])], ids=str
+)
+async def test_a_machine_that_falls_silent_counts_as_drawing_for_an_hour(store, silent_for, told):
+    """Of three machines of 3.5 kW one is silent; 7.2 kW are allowed."""
     async with site(store, reading(), reading(), reading(hashrate_ths=190.0)) as rounds:
         await rounds.round(CHEAP)
-        rounds.fleet[mac(1)].apply(failure())
-        rounds.curtailer.obligation = Obligation(target_kw=7.2)
-        await rounds.round(CHEAP)
-        assert [sent(rounds, number) for number in (2, 3)] == [[], ["sleep"]]
-    async with site(store, reading(), reading(), reading(hashrate_ths=190.0)) as rounds:
-        await rounds.round(CHEAP)
-        rounds.fleet[mac(1)].apply(failure())
-        rounds.curtailer.obligation = Obligation(target_kw=7.2)
         silent = rounds.fleet[mac(1)]
-        silent.reading = replace(silent.reading, began_at=rounds.clock() - DOUBT)
+        silent.apply(failure())
+        silent.reading = replace(silent.reading, began_at=rounds.clock() + timedelta(seconds=30) - silent_for)
+        rounds.curtailer.obligation = Obligation(target_kw=7.2)
         await rounds.round(CHEAP)
-        assert [sent(rounds, number) for number in (2, 3)] == [[], []]
+        assert [sent(rounds, number) for number in (2, 3)] == told
 
 
 async def test_what_a_person_refused_to_shed_is_not_asked_for_again_at_once(store):
