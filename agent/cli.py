@@ -60,6 +60,9 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+KW = FiniteRange(min=0, max=1e7, max_open=True)
+
+
 def _config_option(function: F) -> F:
     return click.option(
         "--config", "config_path", type=click.Path(path_type=Path), envvar="HASHCOST_CONFIG",
@@ -243,8 +246,12 @@ def restore(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -
 
 
 @cli.command()
-@click.option("--to-kw", type=float, help="Load that the site may draw.")
-@click.option("--by-kw", type=float, help="How much less than it draws when this begins.")
+@click.option("--to-kw", type=KW, help="Load that the site may draw.")
+@click.option(
+    "--by-kw",
+    type=KW,
+    help="How much less than it draws when this begins.",
+)
 @click.option("--from", "start", type=UtcTime(), help="When it begins; default: now.")
 @click.option("--until", "end", type=UtcTime(), help="When it ends; without it, when it is released.")
 @_yes_option

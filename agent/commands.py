@@ -364,7 +364,7 @@ def in_words(command: str, answer: Mapping[str, Any]) -> str:
                 for call in answer["obligations"]
             ] or ["nothing is owed to the grid"]
         case "release":
-            lines = [f"released {answer['released']}: what sleeps for it comes back as it pays"]
+            lines = [f"released {answer['released']}: what sleeps for it comes back, at the ramp"]
         case "shed":
             lines = [f"{answer['call']['call_id']}: {_call_in_words(answer['call'])}"]
             lines += (

@@ -103,11 +103,16 @@ def read_schedule(path: Path) -> list[Call]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ScheduleError(f"{path}: cannot be read ({error})") from error
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if not line.startswith("#")]
+    rows = csv.DictReader(line for _, line in numbered)
     wanted = {"start", "end", "to_kw", "by_kw"}
-    if not wanted <= set(rows.fieldnames or ()):
-        raise ScheduleError(f"{path}: the first line must name start,end,to_kw,by_kw")
-    return [_scheduled(path, rows.line_num, row) for row in rows]
+    try:
+        if not wanted <= set(rows.fieldnames or ()):
+            raise ScheduleError(f"{path}: the first line must name start,end,to_kw,by_kw")
+        return [_scheduled(path, numbered[rows.line_num - 1][0], row) for row in rows]
+    except csv.Error as error:
+        line = numbered[rows.reader.line_num - 1][0]
+        raise ScheduleError(f"{path}: line {line}: {error}") from error
 
 
 def _scheduled(path: Path, line: int, row: Mapping[str, str | None]) -> Call:
@@ -117,8 +122,10 @@ def _scheduled(path: Path, line: int, row: Mapping[str, str | None]) -> Call:
         check(start, end, to_kw, by_kw)
     except ValueError as error:
         raise ScheduleError(f"{path}: line {line}: {error}") from error
+    what = f"to-{to_kw:g}" if to_kw is not None else f"by-{by_kw:g}"
     return Call(
-        call_id=f"schedule-{start:%Y%m%dT%H%M}-{line}",
+        # not by its line, which moves: a call that is known must not begin again
+        call_id=f"schedule-{start:%Y%m%dT%H%M%S}-{end:%Y%m%dT%H%M%S}-{what}",
         source=SCHEDULE,
         by=str(path),
         start=start,

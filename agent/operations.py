@@ -104,7 +104,7 @@ class Operations:
         return 0.0 if self.picture is None else totals(self.picture.views).power_kw
 
     async def release(self, call_id: str) -> bool:
-        """End a call that an operator gave; what sleeps for it comes back as it pays, at the ramp."""
+        """End a call that an operator gave; what sleeps for it comes back, at the ramp."""
         found = self.obligations.remove(call_id)
         if found:
             await self._store_calls()

@@ -163,7 +163,7 @@ def stored_site(path: Path, *machines: Machine, **changes: Any) -> Picture:
 
 
 def at(moment: datetime, fleet: Iterable[Machine]) -> tuple[Machine, ...]:
-    """The machines with their last reading as if it were taken at `moment`; of those that do not answer it grows old."""
+    """The machines with their last reading as if it were taken at `moment`; of the silent it grows old."""
     found = tuple(fleet)
     for each in found:
         if each.reading is not None and each.failure is None:

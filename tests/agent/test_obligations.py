@@ -5,9 +5,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.cli import cli
 from agent.clock import Clock
 from agent.config import Config, CurtailmentSection, ObligationsSection, PollSection
 from agent.curtailment import Mode, Obligation
@@ -144,6 +146,32 @@ def test_a_schedule_is_read_again_when_it_changes_and_a_bad_one_changes_nothing(
     assert calls.problem is None
     assert calls.step(NOW, 60.0).target_kw == 50.0
     assert calls.step(NOW + HOUR, 60.0).target_kw == 70.0  # from what it drew when that began
+
+
+def test_a_call_that_has_begun_does_not_begin_again_when_its_line_moves(tmp_path):
+    path, line = tmp_path / "calls.csv", "2026-02-01T12:00Z,2026-02-01T14:00Z,,30\n"
+    path.write_text(HEAD + line)
+    calls = Obligations([], path)
+    calls.read_schedule()
+    assert calls.step(NOW, 100.0).target_kw == 70.0
+    path.write_text(HEAD + "# summer\n2026-02-01T08:00Z,2026-02-01T09:00Z,5,\n" + line)
+    calls.read_schedule()
+    assert calls.step(NOW, 70.0).target_kw == 70.0
+
+
+@pytest.mark.parametrize("bad", ["soon,2026-02-01T08:00Z,5,", "x" * 200_000])
+def test_lines_are_counted_with_comments(tmp_path, bad):
+    path = tmp_path / "calls.csv"
+    path.write_text(f"# ours\n{HEAD}# summer\n2026-02-01T08:00Z,2026-02-01T09:00Z,5,\n{bad}\n")
+    with pytest.raises(ScheduleError, match="line 5: "):
+        read_schedule(path)
+
+
+@pytest.mark.parametrize("kw", ["nan", "-1", "inf", "1e9", "lots"])
+def test_what_is_no_load_is_told_before_the_agent_is_asked(kw):
+    told = CliRunner().invoke(cli, ["shed", "--by-kw", kw, "--socket", "/nowhere"])
+    assert told.exit_code == 2
+    assert "--by-kw" in told.output
 
 
 # -- the agent ------------------------------------------------------------------------------------------------------
