@@ -10,6 +10,7 @@ from agent.curtailment import (
     Candidate,
     CurtailmentPolicy,
     Decision,
+    Headroom,
     Memory,
     Mode,
     ModePoint,
@@ -80,6 +81,22 @@ class Curtailer:
         standing = self._reconciler.standing()
         for machine in self._fleet:
             machine.ours = machine.machine_id in standing
+
+    def headroom(self, picture: Picture) -> Headroom:
+        """How far the site's load may still go, with what is ordered by now."""
+        return Headroom(self._site(picture), self.policy)
+
+    def change_kw(self, order: Order) -> float:
+        """What an order does to the site's load, kW; of a power mode, as the machine ran in it before."""
+        if order.action is OrderAction.SLEEP:
+            return -order.power_w / 1000
+        if order.action is OrderAction.WAKE:
+            return order.power_w / 1000
+        known = self._fleet[order.machine_id].baselines.all()
+        there_w = next(
+            (each.power_w for each in known if each.power_mode is order.target_mode), order.power_w
+        )
+        return (there_w - order.power_w) / 1000
 
     async def decide(self, picture: Picture) -> None:
         """Decide on every machine of the picture, withdraw what is wanted no more, order what is."""

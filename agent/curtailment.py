@@ -410,8 +410,9 @@ def _turn(wish: _Wish) -> tuple[float, MachineId]:
     return (-efficiency if sleeps else efficiency), wish.candidate.machine_id
 
 
-class _Budget:
-    """What the limits still allow in this round. A proposal uses nothing up: it moves no load."""
+class Headroom:
+    """How far the site's load may still go: down if all that is ordered obeys at once, up if nothing goes that was
+    told to."""
 
     def __init__(self, site: Site, policy: CurtailmentPolicy) -> None:
         self._policy = policy
@@ -419,6 +420,31 @@ class _Budget:
         self._least_kw = site.load_kw - site.leaving_kw
         self._most_kw = site.load_kw + site.coming_kw
         self._doubtful_kw = site.doubtful_kw
+
+    def limit(self, change_kw: float, reason: Reason) -> Reason | None:
+        """The limit that stands against a change of the load for a reason. The minimum binds economics only."""
+        if self._obligation is not None and reason is Reason.OBLIGATION:
+            owed = self._least_kw + self._doubtful_kw > self._obligation.target_kw
+            return None if owed else Reason.OBLIGATION
+        below = self._least_kw + change_kw < self._policy.min_site_kw
+        if change_kw < 0 and below and reason is not Reason.OPERATOR:
+            return Reason.SITE_MINIMUM_LOAD
+        most = self._policy.max_site_kw
+        too_much = change_kw > 0 and most is not None and self._most_kw + change_kw > most
+        return Reason.SITE_MAXIMUM_LOAD if too_much else None
+
+    def use(self, change_kw: float) -> None:
+        """The change is ordered."""
+        self._least_kw += min(0.0, change_kw)
+        self._most_kw += max(0.0, change_kw)
+
+
+class _Budget:
+    """What the limits still allow in this round. A proposal uses nothing up: it moves no load."""
+
+    def __init__(self, site: Site, policy: CurtailmentPolicy) -> None:
+        self._policy = policy
+        self._headroom = Headroom(site, policy)
         self._kw = {action: site.moved_kw.get(action, 0.0) for action in OrderAction}
         self._machines = {action: site.moved_machines.get(action, 0) for action in OrderAction}
 
@@ -429,24 +455,12 @@ class _Budget:
         if not wish.decision.automatic:
             return None
         kw, change_kw = (wish.candidate.power_w or 0.0) / 1000, _change_kw(wish)
-        limit = self._site_limit(change_kw, wish.decision.reason) or self._ramp_limit(action, kw)
+        limit = self._headroom.limit(change_kw, wish.decision.reason) or self._ramp_limit(action, kw)
         if limit is None:
             self._kw[action] += kw
             self._machines[action] += 1
-            self._least_kw += min(0.0, change_kw)
-            self._most_kw += max(0.0, change_kw)
+            self._headroom.use(change_kw)
         return limit
-
-    def _site_limit(self, change_kw: float, reason: Reason) -> Reason | None:
-        """The minimum if all that is ordered obeys at once, the maximum if nothing goes that was told to."""
-        if self._obligation is not None and reason is Reason.OBLIGATION:
-            owed = self._least_kw + self._doubtful_kw > self._obligation.target_kw
-            return None if owed else Reason.OBLIGATION
-        if change_kw < 0 and self._least_kw + change_kw < self._policy.min_site_kw:
-            return Reason.SITE_MINIMUM_LOAD
-        most = self._policy.max_site_kw
-        too_much = change_kw > 0 and most is not None and self._most_kw + change_kw > most
-        return Reason.SITE_MAXIMUM_LOAD if too_much else None
 
     def _ramp_limit(self, action: OrderAction, kw: float) -> Reason | None:
         if self._machines[action] >= self._policy.batch_machines:

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.appraisal import Terms
 from agent.curtailer import Curtailer, snapshot
-from agent.curtailment import Participation, participation
+from agent.curtailment import Headroom, Participation, participation
 from agent.fleet import Fleet
 from agent.obligations import Call, Obligations
 from agent.orders import Order, OrderAction, OrderState
@@ -135,13 +135,19 @@ class Operations:
         self._curtailer.held = self._reconciler.held = held
 
     async def approve(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
-        """Let proposed orders be carried out, within the ramp; one outcome an order."""
-        return [await self._approve(order_id, by) for order_id in order_ids]
+        """Let proposed orders be carried out, within the ramp and the site's limits; one outcome an order."""
+        if self.picture is None:  # right after the start: nobody knows yet what the site draws
+            return [_refused_order(order_id, Reason.STATE_UNKNOWN.value) for order_id in order_ids]
+        headroom = self._curtailer.headroom(self.picture)
+        return [await self._approve(order_id, by, headroom) for order_id in order_ids]
 
-    async def _approve(self, order_id: int, by: str) -> Outcome:
+    async def _approve(self, order_id: int, by: str, headroom: Headroom) -> Outcome:
         order = self._open(order_id)
         if order is None or order.state is not OrderState.PROPOSED:
             return _refused_order(order_id, NOT_PROPOSED)
+        limit = self._take_room(order, headroom)
+        if limit is not None:
+            return _refused_order(order_id, limit)
         await self._reconciler.approve(order, by)
         return {"order_id": order_id, "machine_id": order.machine_id, "accepted": True, "reason": None}
 
@@ -185,13 +191,25 @@ class Operations:
         self, machine_ids: Sequence[MachineId], action: OrderAction, by: str, dry_run: bool
     ) -> list[Outcome]:
         views = {view.machine_id: view for view in await self.views()}
+        headroom = None if self.picture is None else self._curtailer.headroom(self.picture)
         outcomes: list[Outcome] = []
         for machine_id in machine_ids:
             refusal = self._refusal(machine_id, views.get(machine_id), action)
+            if refusal is None and headroom is not None:
+                refusal = self._take_room(self._wanted(views[machine_id], action, by), headroom)
             if refusal is None and not dry_run:
                 refusal = await self._order_one(views[machine_id], action, by)
             outcomes.append({"machine_id": machine_id, "accepted": refusal is None, "reason": refusal})
         return outcomes
+
+    def _take_room(self, order: Order, headroom: Headroom) -> str | None:
+        """Use up what an order needs of the site's limits, or say which stands against it."""
+        change_kw = self._curtailer.change_kw(order)
+        limit = headroom.limit(change_kw, Reason(order.reason))
+        if limit is not None:
+            return limit.value
+        headroom.use(change_kw)
+        return None
 
     async def _order_one(self, view: MachineView, action: OrderAction, by: str) -> str | None:
         """Order one machine; what the agent only asked for goes, now that a person has said what they want."""

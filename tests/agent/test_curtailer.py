@@ -425,3 +425,77 @@ async def test_a_cycle_that_costs_nothing_overrides_no_minimum_times(store):
         assert decided[mac(1)].reason is Reason.MIN_OFF_TIME
         decided = await rounds.round(CHEAP, seconds=600)
         assert decided[mac(1)].action is OrderAction.WAKE
+
+
+# -- the site's limits bind persons' approvals and wakes too ---------------------------------------------------------
+
+
+async def proposed(rounds, price=DEAR):
+    """The numbers of the orders that a person is asked for after a round."""
+    await rounds.round(price)
+    return [order.order_id for order in rounds.orders(OrderState.PROPOSED)]
+
+
+async def test_what_is_approved_keeps_the_site_s_minimum(store):
+    """Three machines of 3.5 kW where 7 must go on: one of three is approved, and one that is approved later neither."""
+    policy = replace(AT_ONCE, mode=Mode.RECOMMEND, min_site_kw=7.0)
+    async with site(store, *[reading(**LOSING)] * 3, policy=policy) as rounds:
+        ids = await proposed(rounds)
+        outcomes = await rounds.operations.approve(ids, "anna")
+        limit = Reason.SITE_MINIMUM_LOAD.value
+        assert [outcome["reason"] for outcome in outcomes] == [None, limit, limit]
+        (again,) = await rounds.operations.approve(ids[1:2], "anna")
+        assert again["reason"] == limit
+        assert len(rounds.orders(OrderState.PROPOSED)) == 2
+        await rounds.round()
+        assert [len(driver.commands) for driver in rounds.drivers.values()] == [1, 0, 0]
+
+
+async def test_nothing_is_approved_before_anybody_knows_what_the_site_draws(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        ids = await proposed(rounds)
+        rounds.operations.picture = None
+        (outcome,) = await rounds.operations.approve(ids, "anna")
+        assert outcome["reason"] == Reason.STATE_UNKNOWN
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+
+
+async def test_of_what_the_grid_is_owed_no_more_is_approved(store):
+    policy = replace(AT_ONCE, mode=Mode.RECOMMEND)
+    async with site(store, *[reading(**LOSING)] * 3, policy=policy) as rounds:
+        rounds.curtailer.obligation = Obligation(target_kw=8.0)
+        outcomes = await rounds.operations.approve(await proposed(rounds), "anna")
+        assert [outcome["reason"] for outcome in outcomes] == [None, "obligation", "obligation"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_what_a_person_wakes_keeps_the_site_s_maximum(store, dry_run):
+    policy = replace(AT_ONCE, max_site_kw=8.0)
+    async with site(store, *[reading(**LOSING)] * 3, policy=policy) as rounds:
+        await rounds.round()
+        await rounds.round(m1=asleep(), m2=asleep(), m3=asleep())
+        everybody = [mac(number) for number in (1, 2, 3)]
+        outcomes = await rounds.operations.restore(everybody, "anna", dry_run=dry_run)
+        assert [outcome["reason"] for outcome in outcomes] == [None, None, Reason.SITE_MAXIMUM_LOAD.value]
+
+
+async def test_a_power_mode_that_draws_more_keeps_the_site_s_maximum(store):
+    policy = replace(AT_ONCE, mode=Mode.RECOMMEND)
+    async with site(store, reading(power_mode=PowerMode.LOW, power_w=2000.0), policy=policy) as rounds:
+        for _ in range(SAMPLES_NEEDED):
+            rounds.fleet[mac(1)].baselines.observe(reading(power_mode=PowerMode.HIGH, hashrate_ths=400.0))
+        ids = await proposed(rounds, CHEAP)
+        assert [order.action for order in rounds.orders()] == [OrderAction.SET_MODE]
+        rounds.curtailer.policy = replace(policy, max_site_kw=3.0)
+        (outcome,) = await rounds.operations.approve(ids, "anna")
+        assert outcome["reason"] == Reason.SITE_MAXIMUM_LOAD
+
+
+async def test_a_machine_that_joins_a_closed_site_sleeps_though_less_is_left_than_the_minimum(store):
+    """The minimum is what economics may not go below; a person went."""
+    policy = replace(AT_ONCE, min_site_kw=7.0)
+    async with site(store, reading(**LOSING), policy=policy) as rounds:
+        await rounds.round(CHEAP)
+        rounds.curtailer.closed = True
+        await rounds.round(CHEAP)
+        assert rounds.drivers[mac(1)].commands == [("sleep",)]

@@ -381,6 +381,7 @@ class Life:
             self.fleet, self.reconciler, self.curtailer, Terms(), clock=world.clock,
             record=self._record, save=self._save,
         )  # fmt: skip
+        self.drew_w: dict[Any, float] = {}
         self.jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self.task: asyncio.Task[None] | None = None
 
@@ -407,7 +408,8 @@ class Life:
         prices = replace(prices, hashprice=hashprice_quote(observed_at=now))
         picture = view_fleet(self.fleet, prices, Terms(), max_age=MAX_AGE)
         self.operations.picture = picture
-        before = {order.order_id for order in self.reconciler.all()}
+        self.drew_w = {model.machine_id: model.now_draws_w() for model in self.machines}
+        before = self.ordered()
         await self.curtailer.decide(picture)
         self._check_site_minimum(before)
         await self.reconciler.tick(self._sightings(picture))
@@ -429,14 +431,24 @@ class Life:
             for model in self.machines
         }
 
+    def ordered(self) -> set[int]:
+        """Orders that nobody need approve any more."""
+        return {o.order_id for o in self.reconciler.all() if o.state is not OrderState.PROPOSED}
+
+    async def approve(self, order_ids: list[int]) -> None:
+        """A person approves, and the site keeps its minimum by what was last seen of it."""
+        before = self.ordered()
+        await self.operations.approve(order_ids, "anna")
+        self._check_site_minimum(before)
+
     def _check_site_minimum(self, before: set[int]) -> None:
         """Whenever economics order a sleep: what goes on drawing when all ordered sleeps are done is enough."""
         ordered = [o for o in self.reconciler.open_orders().values() if o.state is not OrderState.PROPOSED]
         asleep_soon = {o.machine_id for o in ordered if o.action is OrderAction.SLEEP}
         new = [o for o in ordered if o.order_id not in before and o.machine_id in asleep_soon]
-        if any(o.ordered_by == POLICY and o.reason != Reason.OBLIGATION for o in new):
-            left = sum(model.now_draws_w() for model in self.machines if model.machine_id not in asleep_soon)
-            assert left / 1000 >= POLICY_OF_SITE.min_site_kw, "less load than the site must keep"
+        if any(o.reason == Reason.BELOW_BREAKEVEN for o in new):
+            left = sum(watts for machine_id, watts in self.drew_w.items() if machine_id not in asleep_soon)
+            self.world.promise(left / 1000 >= POLICY_OF_SITE.min_site_kw, "less load than the site must keep")
 
     async def _record(self, event: Any) -> None:
         await self.world.checkpoint()
@@ -549,9 +561,16 @@ class Orders(RuleBasedStateMachine):
     @rule(approved=st.booleans())
     def somebody_answers_all_proposals(self, approved):
         ids = [o.order_id for o in self.life.reconciler.open_orders().values()]
-        operations = self.life.operations
-        answer = operations.approve if approved else operations.reject
-        self._do(lambda: answer(ids, "anna"))
+        life = self.life
+        self._do(lambda: life.approve(ids) if approved else life.operations.reject(ids, "anna"))
+
+    @rule(approved=st.booleans())
+    def a_person_is_asked_and_answers(self, approved):
+        """Few paths come to a proposal by chance."""
+        self.the_mode_is_switched(Mode.RECOMMEND)
+        for _ in range(3):
+            self._round(30)
+        self.somebody_answers_all_proposals(approved)
 
     @rule(index=indices, sleeps=st.booleans())
     def somebody_orders_a_machine(self, index, sleeps):
