@@ -1,5 +1,5 @@
-"""Every fault that concerns commands, on every family, for sleep and wake: what the driver says is never more than
-what is true, and `docs/fault-matrix.md` shows it."""
+"""Every fault on every family, for sleep and wake: what the driver says is never more than what is true, and
+`docs/fault-matrix.md` shows it."""
 
 import asyncio
 import os
@@ -80,6 +80,12 @@ def test_a_machine_that_lies_is_never_confirmed(cells, family) -> None:
     for action in ("sleep", "wake"):
         cell = cells[Fault.OK_BUT_NOTHING, family, action]
         assert (cell.outcome, cell.confirmed_s, cell.changed) == ("ok", None, False)
+
+
+@pytest.mark.parametrize("family", [ANTMINER, V2, V3])
+def test_what_is_implausible_confirms_nothing_though_the_machine_obeys(cells, family) -> None:
+    cell = cells[Fault.HASHRATE_X1000, family, "wake"]
+    assert (cell.outcome, cell.confirmed_s, cell.in_time) == ("ok", None, "mining")
 
 
 @pytest.mark.parametrize("fault", [Fault.WORK_MODE_KEY, Fault.BOTH_MODE_KEYS, Fault.WANTS_STRINGS])
