@@ -22,6 +22,7 @@ from agent.curtailment import (
 )
 from agent.orders import OrderAction
 from agent.policy import Action, Reason, Recommendation
+from agent.terms import Economics
 from drivers.reading import MachineId, PowerMode, RunState
 from tests.agent.builders import NOW, mac
 
@@ -98,6 +99,27 @@ def test_what_waiting_for_one_switch_cost_does_not_count_for_the_other():
     made = decision(sleeper(memory=asleep_since_just_now))
     assert (made.action, made.reason) == (None, Reason.ACCUMULATING)
     assert (made.memory.regret_usd, made.memory.wish) == (0.0, OrderAction.WAKE)
+
+
+@pytest.mark.parametrize(
+    ("economics", "grid", "at", "made"),
+    [
+        (Economics.NONE, False, site(), (None, Reason.HOSTING_TERMS)),
+        (Economics.OWNER, False, site(), (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)),
+        (Economics.HOST, False, site(), (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)),
+        (Economics.OWNER, False, site(obligation=Obligation(target_kw=0.0)), (None, Reason.HOSTING_TERMS)),
+        (
+            Economics.NONE,
+            True,
+            site(obligation=Obligation(target_kw=0.0)),
+            (OrderAction.SLEEP, Reason.OBLIGATION),
+        ),
+        (Economics.NONE, False, site(closed=True), (OrderAction.SLEEP, Reason.OPERATOR)),
+    ],
+    ids=["nobody's", "the owner's", "the host's", "not for the grid", "for the grid", "an operator's"],
+)
+def test_a_customer_s_machine_is_curtailed_only_for_what_its_terms_name(economics, grid, at, made):
+    assert verdict(candidate(economics=economics, grid=grid), at) == made
 
 
 # -- what a machine wants -------------------------------------------------------------------------------
