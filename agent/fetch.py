@@ -47,17 +47,27 @@ class Page:
 
     def json(self) -> Any:
         """The answer as data. Raises `SourceError` (malformed)."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise SourceError("malformed", f"not JSON: {self.body[:60]!r}") from error
+        return data_of(self.body)
 
     def text(self) -> str:
         """The answer as text. Raises `SourceError` (malformed)."""
-        try:
-            return self.body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise SourceError("malformed", "not UTF-8") from error
+        return text_of(self.body)
+
+
+def data_of(body: bytes) -> Any:
+    """JSON as data. Raises `SourceError` (malformed)."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise SourceError("malformed", f"not JSON: {body[:60]!r}") from error
+
+
+def text_of(body: bytes) -> str:
+    """UTF-8 as text, without a byte order mark. Raises `SourceError` (malformed)."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError("malformed", "not UTF-8") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

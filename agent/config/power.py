@@ -11,7 +11,7 @@ from agent.config.secret import SecretSection
 from agent.config.section import Section
 from agent.tariff.calendar import Calendar, Period
 from agent.tariff.contract import Contract, Kind
-from agent.tariff.feeds import MARKETS, UNITS, Market, Wanted
+from agent.tariff.feeds import MARKETS, Market, Wanted
 from agent.tariff.intervals import Band
 
 Price = Annotated[float, Field(gt=-1, lt=1)]
@@ -198,7 +198,6 @@ class PowerSection(SecretSection):
 
     def wanted(self) -> Wanted:
         """What is asked of it."""
-        assert self.unit in UNITS  # noqa: S101 - the type says so
         return Wanted(
             location=self.location,
             currency_usd=self.currency_usd or 1.0,

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from agent.fetch import SourceError
+from agent.fetch import SourceError, data_of, text_of
 from agent.market.sources import at, number, stamp
 from agent.tariff.intervals import Band, IntervalPrice
 
@@ -77,22 +77,6 @@ def instant(text: Any, zone: ZoneInfo | None = None, *, again: bool = False) -> 
     return moment.astimezone(UTC)
 
 
-def _decoded(body: bytes) -> str:
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SourceError("malformed", "not UTF-8") from error
-
-
-def _data(body: bytes) -> Any:
-    import json  # noqa: PLC0415 - the module's own name for it is taken by a feed
-
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise SourceError("malformed", f"not JSON: {body[:60]!r}") from error
-
-
 def _rows(data: Any, what: str) -> list[Any]:
     if not isinstance(data, list) or not data:
         raise SourceError("unknown" if data == [] else "malformed", f"{what} has no prices")
@@ -103,7 +87,7 @@ def comed(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Five-minute prices, cents as texts, stamped in milliseconds."""
     del wanted
     prices = []
-    for row in _rows(_data(body), "the feed"):
+    for row in _rows(data_of(body), "the feed"):
         start = stamp(number(at(row, "millisUTC"), "millisUTC") / 1000, now + FIVE_MINUTES)
         cents = number(at(row, "price"), "price")
         prices.append(IntervalPrice(start=start, end=start + FIVE_MINUTES, usd_per_kwh=cents / 100))
@@ -113,7 +97,7 @@ def comed(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
 def octopus(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Half-hourly rates of a tariff, pence by the kWh without VAT."""
     del now
-    rows = _rows(at(_data(body), "results"), "results")
+    rows = _rows(at(data_of(body), "results"), "results")
     return [
         IntervalPrice(
             start=instant(at(row, "valid_from")),
@@ -133,7 +117,7 @@ def _octopus_end(row: Any) -> datetime:
 def nord_pool(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Day-ahead prices of a delivery area, by the MWh."""
     del now
-    rows = _rows(at(_data(body), "multiAreaEntries"), "multiAreaEntries")
+    rows = _rows(at(data_of(body), "multiAreaEntries"), "multiAreaEntries")
     return [
         IntervalPrice(
             start=instant(at(row, "deliveryStart")),
@@ -150,7 +134,7 @@ def ercot(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Five-minute locational prices (np6-788-cd) of a settlement point, USD/MWh, in Texan wall time; `repeatHourFlag`
     tells the second of the hours that there are twice."""
     del now
-    answer = _data(body)
+    answer = data_of(body)
     names = [at(field, "name") for field in _rows(at(answer, "fields"), "fields")]
     prices = []
     for row in _rows(at(answer, "data"), "data"):
@@ -168,7 +152,7 @@ def ercot(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
 def miso(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """The last five-minute price of a node, USD/MWh. Its time is in `RefId`, in EST all the year."""
     del now
-    told = at(_data(body), "LMPData")
+    told = at(data_of(body), "LMPData")
     reference = str(at(told, "RefId"))
     try:
         local = datetime.strptime(reference, "%d-%b-%Y - Interval %H:%M EST")  # noqa: DTZ007 - EST is added
@@ -188,7 +172,7 @@ def nyiso(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     del now
     zone, prices = ZoneInfo("America/New_York"), []
     last = datetime(1970, 1, 1, tzinfo=UTC)
-    for row in csv.DictReader(io.StringIO(_decoded(body))):
+    for row in csv.DictReader(io.StringIO(text_of(body))):
         if row.get("Name") != wanted.location:
             continue
         try:
@@ -204,10 +188,10 @@ def nyiso(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     return _rows(prices, wanted.location)
 
 
-def json(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
+def json_page(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Any JSON: `pointer` (RFC 6901) leads to the price, or to a list of rows in which `price_column` and
     `time_column` are names; `time_pointer` to the price's time, which is else that of asking."""
-    data = _data(body)
+    data = data_of(body)
     found = _point(data, wanted.pointer)
     if isinstance(found, list):
         return _table(found, wanted)
@@ -218,7 +202,7 @@ def json(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
 def table(body: bytes, wanted: Wanted, now: datetime) -> list[IntervalPrice]:
     """Any CSV with a header: `time_column` is the interval's start, `price_column` its price."""
     del now
-    return _table(list(csv.DictReader(io.StringIO(_decoded(body)))), wanted)
+    return _table(list(csv.DictReader(io.StringIO(text_of(body)))), wanted)
 
 
 def _table(rows: Iterable[Any], wanted: Wanted) -> list[IntervalPrice]:
@@ -332,7 +316,7 @@ MARKETS: Mapping[str, Market] = {
         settlement=HOUR,
         band=Band(low=-1.1, high=4.0),
     ),
-    "json": Market(url="", path=lambda _w, _n: "", parse=json, settlement=HOUR, needs_location=False),
+    "json": Market(url="", path=lambda _w, _n: "", parse=json_page, settlement=HOUR, needs_location=False),
     "csv": Market(url="", path=lambda _w, _n: "", parse=table, settlement=HOUR, needs_location=False),
 }
 """By the name that the configuration calls them."""

@@ -13,10 +13,6 @@ class IntervalPrice:
     end: datetime
     usd_per_kwh: float
 
-    def holds_at(self, now: datetime) -> bool:
-        """Whether it is about this moment."""
-        return self.start <= now < self.end
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
@@ -72,12 +68,6 @@ def _apart(one: float, other: float) -> bool:
     return abs(one - other) > AGREEMENT_USD_PER_KWH and not (same_sign and large <= AGREEMENT_FACTOR * small)
 
 
-def in_force(prices: Sequence[IntervalPrice], now: datetime) -> IntervalPrice | None:
-    """The price that holds at `now`: of those that say so, the one that was given for the latest start."""
-    holding = [each for each in prices if each.holds_at(now)]
-    return max(holding, key=lambda each: each.start, default=None)
-
-
 def expected_settlement(
     prices: Sequence[IntervalPrice], now: datetime, settlement: timedelta, grace: timedelta
 ) -> IntervalPrice | None:
@@ -106,10 +96,3 @@ def expected_settlement(
 def _floor(now: datetime, step: timedelta) -> datetime:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch + (now - epoch) // step * step
-
-
-def next_change(prices: Sequence[IntervalPrice], now: datetime) -> IntervalPrice | None:
-    """The first known price after the one that holds now that is another."""
-    holding = in_force(prices, now)
-    later = sorted(each for each in prices if each.start > now)
-    return next((each for each in later if holding is None or each.usd_per_kwh != holding.usd_per_kwh), None)

@@ -19,7 +19,6 @@ from agent.tariff.intervals import (
     contradicts,
     expected_settlement,
     is_of_known_times,
-    next_change,
 )
 
 log = logging.getLogger("hashcost")
@@ -188,7 +187,3 @@ class LiveTariff:
             detail=detail,
             market_usd_per_kwh=market.usd_per_kwh,
         )
-
-    def coming(self, now: datetime) -> IntervalPrice | None:
-        """The next known price that is another."""
-        return next_change(self._prices, now)

@@ -27,7 +27,6 @@ from agent.tariff.intervals import (
     absurd,
     contradicts,
     expected_settlement,
-    next_change,
 )
 from agent.terms import Economics
 from agent.view import view_fleet
@@ -149,11 +148,6 @@ def test_the_expectation_lies_within_what_was_published(values, minute):
 def test_the_order_of_publication_does_not_matter(prices):
     told = expected_settlement(prices, NOW + timedelta(minutes=14), QUARTER, GRACE)
     assert told.usd_per_kwh == pytest.approx(0.53 / 3)
-
-
-def test_the_next_change_is_the_next_other_price():
-    assert next_change(fives(0.05, 0.05, 0.07), NOW).usd_per_kwh == 0.07
-    assert next_change(fives(0.05, 0.05), NOW) is None
 
 
 @pytest.mark.parametrize(
