@@ -15,12 +15,11 @@ from agent.config import Config
 from agent.feeds import Feeds
 from agent.in_words import site_in_words
 from agent.market.quote import SourceStatus, take_market
-from agent.options import read_options
+from agent.scanning import scan_site
 from agent.service import MARKET_MAX_AGE
 from agent.store import Reader, StoreError
 from agent.supervision import Pulse
 from drivers.addresses import parse_targets
-from drivers.discovery import scan
 from drivers.driver import OutOfSockets
 
 
@@ -113,7 +112,7 @@ async def _reachability(config: Config) -> Finding:
             detail="scan.addresses is empty: nowhere to look; set it in the configuration",
         )
     try:
-        result = await scan(addresses, options=read_options(config, Clock()))
+        result = await scan_site(config, addresses)
     except OutOfSockets as error:
         return Finding(what="machines", ok=False, detail=str(error))
     counts = f"{len(result.found)} found, {len(result.failures)} failed, {result.silent} silent"

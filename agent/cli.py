@@ -373,6 +373,27 @@ def check(config_path: Path | None, database: Path, as_json: bool) -> None:
         sys.exit(FAILED)
 
 
+@cli.group()
+def credentials() -> None:
+    """Logins of the machines."""
+
+
+@credentials.command("check")
+@_config_option
+@_json_option
+def credentials_check(config_path: Path | None, as_json: bool) -> None:
+    """Which machines still have the factory's password; prints none. Exit 1 if any has, 3 if some do not tell."""
+    from agent.credentials import check_credentials
+    from agent.daemon import setup_logging
+
+    setup_logging(quiet=True)  # what is found is printed
+    counts = check_credentials(_load_site(config_path), as_json=as_json)
+    if counts["factory"] or not counts:
+        sys.exit(FAILED)
+    if counts["unknown"]:
+        sys.exit(PARTLY)
+
+
 @cli.command()
 @click.option(
     "--directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_BACKUPS, show_default=True,

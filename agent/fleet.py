@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 from agent.appraisal import Basis, RunningPoint
 from agent.baseline import Baseline, Baselines
+from agent.groups import SITE_GROUP
 from agent.policy import Reason, Situation
 from drivers.catalogue import nameplate
 from drivers.reading import Address, Identity, MachineId, PowerSource, Reading, RunState
 
-SITE_GROUP = "site"
 CUSTOM_ERROR = 0.10
 """Half-width of the error band of watts that were measured once: machines drift, and so does the weather."""
 

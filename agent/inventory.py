@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from agent.fleet import SITE_GROUP, Fleet, Machine
+from agent.fleet import Fleet, Machine
+from agent.groups import Groups
 from agent.rows import Event
-from drivers.addresses import parse_targets
 from drivers.discovery import ScanFailure, ScanResult
 from drivers.inventory import Finding, FindingKind, KnownMachine, reconcile
-from drivers.reading import Address, MachineId
+from drivers.reading import MachineId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,9 @@ class Inventory:
     def __init__(self, fleet: Fleet, groups: Mapping[str, list[str]], clock: Callable[[], datetime]) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._groups: dict[Address, tuple[int, str]] = {}
-        for rank, (name, expressions) in enumerate(groups.items()):
-            for address in parse_targets(expressions):
-                self._groups.setdefault(address, (rank, name))
+        self._groups = Groups(groups)
         for machine in fleet:
-            machine.group = self._group(machine.address)
+            machine.group = self._groups.of(machine.address)
 
     def take_in(self, result: ScanResult) -> Changes:
         """Bring the fleet up to date. Silence removes nothing: it is no evidence that a machine is gone."""
@@ -87,7 +84,7 @@ class Inventory:
                     machine_id=finding.machine_id,
                     identity=finding.identity,
                     address=finding.address,
-                    group=self._group(finding.address),
+                    group=self._groups.of(finding.address),
                     first_seen_at=self._clock(),
                 )
             )
@@ -96,13 +93,8 @@ class Inventory:
         identity = finding.identity.completed_by(machine.identity)
         changed = (machine.identity, machine.address) != (identity, finding.address)
         machine.identity, machine.address = identity, finding.address
-        machine.group = self._group(finding.address)
+        machine.group = self._groups.of(finding.address)
         return changed
-
-    def _group(self, address: Address) -> str:
-        """The first group with this address, or with its host and no port, which means all ports."""
-        fitting = [self._groups.get(each) for each in (address, Address(host=address.host))]
-        return min((group for group in fitting if group is not None), default=(0, SITE_GROUP))[1]
 
     def _unreadable(self, failure: ScanFailure) -> Event:
         return Event(

@@ -2,13 +2,14 @@
 
 from agent.clock import Clock
 from agent.config import Config
-from drivers.driver import FACTORY_CREDENTIALS, ReadOptions
+from agent.logins import logins
+from drivers.driver import ReadOptions
 
 
 def read_options(config: Config, clock: Clock) -> ReadOptions:
-    """Configured logins over the factory's; deadlines and intervals; readings stamped by `clock`."""
+    """The site's logins, deadlines and intervals; readings stamped by `clock`. Other logins: agent/logins.py."""
     return ReadOptions(
-        credentials={**FACTORY_CREDENTIALS, **config.logins()},
+        credentials=logins(config).site,
         deadline_s=config.poll.deadline_s,
         slow_interval_s=config.poll.slow_interval_s,
         clock=clock.now,

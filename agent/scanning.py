@@ -3,8 +3,9 @@
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -14,12 +15,23 @@ from rich.text import Text
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import AgentError
+from agent.logins import logins
 from agent.options import read_options
 from agent.progress import scan_progress
 from drivers.addresses import parse_targets
-from drivers.discovery import ScanResult, scan
+from drivers.discovery import ScanProgress, ScanResult, scan
 from drivers.driver import OutOfSockets
 from drivers.inventory import FindingKind, reconcile
+from drivers.reading import Address
+
+
+async def scan_site(
+    config: Config, addresses: Sequence[Address], progress: Callable[[ScanProgress], None] | None = None
+) -> ScanResult:
+    """Scan as the agent of this configuration would, with its logins. Raises `OutOfSockets`."""
+    options = await asyncio.to_thread(read_options, config, Clock())  # reads files
+    book = await asyncio.to_thread(logins, config)
+    return await scan(addresses, options=options, progress=progress, options_at=partial(book.at, options))
 
 
 def scan_addresses(expressions: Sequence[str], config: Config, *, as_json: bool) -> ScanResult:
@@ -28,7 +40,7 @@ def scan_addresses(expressions: Sequence[str], config: Config, *, as_json: bool)
     addresses = parse_targets(expressions)
     with scan_progress(hidden=as_json) as progress:
         try:
-            result = asyncio.run(scan(addresses, options=read_options(config, Clock()), progress=progress))
+            result = asyncio.run(scan_site(config, addresses, progress))
         except OutOfSockets as error:
             raise AgentError(str(error)) from error
     if as_json:

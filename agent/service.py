@@ -25,6 +25,7 @@ from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
+from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import report
 from agent.obligations import OPERATOR, Call, Obligations, call_of
@@ -86,6 +87,7 @@ class Agent:
         self._hashprice = hashprice or self.feeds.hashprice
         self._power = power or self.feeds.power
         self._read_options = read_options(config, self._clock)
+        self._logins = logins(config)
         self._poller = Poller(
             workers=config.poll.workers,
             deadline_s=ROUND_INTERVALS * config.poll.interval_s,
@@ -177,7 +179,13 @@ class Agent:
     async def scan(self, progress: Callable[[ScanProgress], None] | None = None) -> Changes:
         """Look at every configured address once and bring the inventory up to date."""
         addresses = parse_targets(self.config.scan.addresses)
-        result = await scan(addresses, options=self._read_options, progress=progress)
+        known = {machine.address: machine.machine_id for machine in self.fleet}
+        result = await scan(
+            addresses,
+            options=self._read_options,
+            progress=progress,
+            options_at=lambda address: self._logins.at(self._read_options, address, known),
+        )
         changes = self._inventory.take_in(result)
         for machine_id in (*changes.reconnect, *changes.retired):
             self._drivers.pop(machine_id, None)
@@ -313,7 +321,9 @@ class Agent:
         if driver is None:
             machine = self.fleet[machine_id]
             try:
-                driver = connect(machine.identity, machine.address, options=self._read_options)
+                known = {machine.address: machine_id}
+                options = self._logins.at(self._read_options, machine.address, known)
+                driver = connect(machine.identity, machine.address, options=options)
             except Unsupported as error:  # remembered by another version; the others are read all the same
                 driver = _Unreadable(machine.identity, machine.address, error.detail)
             self._drivers[machine_id] = driver

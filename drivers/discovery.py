@@ -74,14 +74,16 @@ async def scan(
     identify_limit: int = IDENTIFY_LIMIT,
     probe_s: float = PROBE_S,
     progress: Callable[[ScanProgress], None] | None = None,
+    options_at: Callable[[Address], ReadOptions] | None = None,
 ) -> ScanResult:
     """Find the machines among `addresses`.
 
     Up to `concurrency` addresses are probed at a time (three sockets each, `probe_s` to connect), and up to
     `identify_limit` identified. Names are looked up, and found machines have the address and not the name.
+    `options_at` says how an address is asked that has a login of its own; it is given the number, never the name.
     Raises `OutOfSockets` if this host cannot open sockets: a scan that could not look has found nothing out.
     """
-    run = _Scan(addresses, options, probe_s, concurrency, progress)
+    run = _Scan(addresses, options_at or (lambda _: options), probe_s, concurrency, progress)
     with _one_error():
         async with asyncio.TaskGroup() as askers:
             for _ in range(identify_limit):
@@ -100,7 +102,7 @@ class _Scan:
     def __init__(
         self,
         addresses: Sequence[Address],
-        options: ReadOptions,
+        options_at: Callable[[Address], ReadOptions],
         probe_s: float,
         backlog: int,
         progress: Callable[[ScanProgress], None] | None,
@@ -108,7 +110,7 @@ class _Scan:
         self.answering: asyncio.Queue[tuple[int, Address, list[int]] | None] = asyncio.Queue(maxsize=backlog)
         self._total = len(addresses)
         self._waiting = iter(enumerate(addresses))
-        self._options = options
+        self._options_at = options_at
         self._probe_s = probe_s
         self._report = progress
         self._progress = ScanProgress(total=self._total, probed=0, identified=0, found=0, failed=0)
@@ -138,7 +140,8 @@ class _Scan:
         while (item := await self.answering.get()) is not None:
             index, address, ports = item
             try:
-                self._found[index] = (address, await identify(address, ports, self._options))
+                who = await identify(address, ports, self._options_at(address))
+                self._found[index] = (address, who)
                 self._count(identified=1, found=1)
             except OutOfSockets:
                 raise

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
-from agent.config.machines import CredentialFamily, CredentialSection, PollSection, ScanSection
+from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
 from agent.config.obligations import ObligationsSection
 from agent.config.overrides import OverrideSection
@@ -71,7 +71,7 @@ class Config(Section):
     overrides: dict[str, OverrideSection] = Field(
         default={}, description="What is different for a group or a machine id; the machine's own counts."
     )
-    credentials: dict[CredentialFamily, CredentialSection] = Field(
+    credentials: CredentialSections = Field(
         default={}, description="Logins by family where they are not the factory's."
     )
 
@@ -89,8 +89,8 @@ class Config(Section):
         return TermsBook(site=self.economics.terms(credit_usd_per_kwh=credit), own=own)
 
     def logins(self) -> dict[Family, Credentials]:
-        """Every configured login, secrets resolved; they were there when the file was validated."""
-        return {Family(family): section.resolve() for family, section in self.credentials.items()}
+        """The site's logins by family, secrets resolved."""
+        return resolved(self.credentials)
 
 
 def load(path: Path) -> Config:

@@ -6,8 +6,11 @@ from pydantic import Field, model_validator
 
 from agent.appraisal import Terms
 from agent.config.economics import EconomicsSection
+from agent.config.machines import CredentialSections, resolved
 from agent.config.section import Section
 from agent.terms import Economics, MachineTerms
+from drivers.driver import Credentials
+from drivers.reading import Family
 
 
 class OverrideSection(Section):
@@ -44,6 +47,9 @@ class OverrideSection(Section):
     grid: bool | None = Field(
         default=None, description="Whether obligations to the grid may take them; a customer's are not taken."
     )
+    credentials: CredentialSections = Field(
+        default={}, description="Their logins by family, where they are not the site's."
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -52,6 +58,10 @@ class OverrideSection(Section):
         if self.economics == "owner" and self.price_usd_per_kwh is None:
             raise ValueError("economics is owner: give price_usd_per_kwh, what the owner pays")
         return self
+
+    def logins(self) -> dict[Family, Credentials]:
+        """Their own logins, secrets resolved."""
+        return resolved(self.credentials)
 
     def machine_terms(self, site: EconomicsSection, credit_usd_per_kwh: float) -> MachineTerms:
         """The terms of these machines. On the host's account it is the site's price that counts."""

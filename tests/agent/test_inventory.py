@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.fleet import SITE_GROUP, Fleet
+from agent.fleet import Fleet
+from agent.groups import SITE_GROUP
 from agent.inventory import Inventory
 from drivers.discovery import ScanFailure, ScanResult
 from drivers.reading import Address
