@@ -77,6 +77,13 @@ def _database_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def _inventory_option(function: F) -> F:
+    return click.option(
+        "--inventory", type=click.Path(path_type=Path, dir_okay=False),
+        help="CSV of machines instead of the agent's: model,count and, if need be, hashrate_ths,power_w.",
+    )(function)  # fmt: skip
+
+
 def _socket_option(function: F) -> F:
     return click.option(
         "--socket", type=click.Path(path_type=Path), envvar="HASHCOST_SOCKET", default=DEFAULT_SOCKET,
@@ -356,6 +363,56 @@ def profitability(
     text = export_profitability(database, start, end, Period(by), output)
     if output is None:
         click.echo(text, nl=False)
+
+
+@cli.command()
+@click.option("--btc", "btc_usd", multiple=True, help="Price of a bitcoin: 80000, or a change such as -20%.")
+@click.option("--difficulty", multiple=True, help="Difficulty: 155T, or +5%.")
+@click.option("--fees", "fees_btc", multiple=True, help="Mean fees of a block in BTC: 0.05, or +50%.")
+@click.option("--power", "price_usd_per_kwh", multiple=True, help="Power price in USD/kWh: 0.07, or +10%.")
+@click.option("--halving", is_flag=True, help="Each of them after the next halving.")
+@click.option(
+    "--growth", type=FiniteRange(min=0, max=100), default=0.0, show_default=True,
+    help="Growth of difficulty in percent a month, for the days until models fall under break-even.",
+)  # fmt: skip
+@click.option(
+    "--machine-price", type=FiniteRange(min=0, min_open=True, max=1e4),
+    help="Price of a TH/s of machine, USD, for payback days; default: economics.machine_price_usd_per_ths.",
+)  # fmt: skip
+@_inventory_option
+@_config_option
+@_database_option
+@_json_option
+def whatif(
+    btc_usd: tuple[str, ...],
+    difficulty: tuple[str, ...],
+    fees_btc: tuple[str, ...],
+    price_usd_per_kwh: tuple[str, ...],
+    halving: bool,
+    growth: float,
+    machine_price: float | None,
+    inventory: Path | None,
+    config_path: Path | None,
+    database: Path,
+    as_json: bool,
+) -> None:
+    """What other prices would do to the site. Options that are given more than once are combined; without any, the
+    usual scenarios are shown."""
+    from agent.whatif_report import Question, print_whatif
+
+    question = Question(
+        changes={
+            "btc_usd": btc_usd,
+            "difficulty": difficulty,
+            "fees_btc": fees_btc,
+            "price_usd_per_kwh": price_usd_per_kwh,
+        },
+        halving=halving,
+        growth_per_month=growth / 100,
+        machine_price_usd_per_ths=machine_price,
+        inventory=inventory,
+    )
+    print_whatif(question, _load(config_path), database, as_json=as_json)
 
 
 @cli.command()

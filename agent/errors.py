@@ -10,6 +10,8 @@
     |   |-- backup.BackupError       a copy of the database, or its place
     |   |-- installation.InstallationError   a service that could not run
     |   |-- export.ExportError       a range or an output file
+    |   |-- lots.InventoryError      a list of machines
+    |   |-- whatif_report.WhatIfError   a scenario, or nothing to reckon it with
     |   |-- selector.SelectorError    an expression that selects machines
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
     |   `-- control.BadCommandError   the same, told by the running agent

@@ -347,6 +347,18 @@ def quote_values(market: Market, terms: Terms) -> tuple[object, ...]:
     )
 
 
+def terms_of(row: dict[str, Any]) -> Terms:
+    """A row of `quotes` with the watts of sleep of a machine that ran under it."""
+    own = row["price_source"] == OWN_TERMS
+    return Terms(
+        fee=row["fee"],
+        reject=row["reject"],
+        overhead=row["overhead"],
+        sleep_power_w=row["sleep_power_w"],
+        price_usd_per_kwh=row["price_usd_per_kwh"] if own else None,
+    )
+
+
 def inventory_row(row: dict[str, Any]) -> MachineRow:
     """A row of `machines`, as exports need it."""
     return MachineRow(

@@ -52,6 +52,7 @@ from agent.rows import (
     reading_of,
     reading_row,
     round_values,
+    terms_of,
     to_ms,
     view_of,
 )
@@ -387,6 +388,11 @@ class Reader:
                 )
         return None
 
+    def terms(self) -> dict[MachineId, Terms]:
+        """What each machine of the live picture runs under, as of its last reading: fee, reject, overhead, the watts of
+        sleep, and a price of its own."""
+        return {MachineId(row["machine_id"]): terms_of(row) for row in self._db.query(_SELECT_TERMS)}
+
     def last_round_at(self) -> datetime | None:
         """When the last poll round began; None before the first."""
         for row in self._db.query("select max(began_ms) as began_ms from rounds"):
@@ -577,6 +583,14 @@ _INSERT_QUOTE = """
 _SELECT_OWN_QUOTE = """
     select quotes.* from readings join quotes using (quote_id)
     where machine_id = ? order by began_ms desc limit 1
+"""
+_SELECT_TERMS = """
+    select machines.machine_id, sleep_power_w, fee, reject, overhead, price_usd_per_kwh, price_source
+    from machines join quotes on quote_id = (
+        select quote_id from readings where readings.machine_id = machines.machine_id
+        order by began_ms desc limit 1
+    )
+    where retired_ms is null
 """
 _SELECT_SLEEPS = (
     "select machine_id, confirmed_ms from orders where action = 'sleep' and confirmed_ms is not null"
