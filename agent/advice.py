@@ -14,9 +14,9 @@ from agent.decisions import DecisionRecord, decision_lines
 from agent.explain import WHY, explain
 from agent.market.quote import Market
 from agent.policy import Action
+from agent.reader import Reader
 from agent.selector import SelectorError, parse, select
 from agent.status import PLAIN_WIDTH
-from agent.store import Reader
 from agent.stored import StoredPicture, stored_picture
 from agent.summary import as_data, draw
 from agent.view import MachineView, Picture

@@ -22,7 +22,8 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Median hashrate in TH/s and watts of at least `SAMPLES_NEEDED` mining readings in one power mode."""
+    """Median hashrate in TH/s and watts of `samples` mining readings in one power mode: at least `SAMPLES_NEEDED`, at
+    most the last `SAMPLES_KEPT`."""
 
     power_mode: PowerMode | None
     hashrate_ths: float
@@ -30,6 +31,7 @@ class Baseline:
     power_error: float
     conditions: Conditions
     as_of: datetime
+    samples: int
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ class Baselines:
                 power_error=reading.power_error or 0.0,
                 conditions=conditions,
                 as_of=reading.began_at,
+                samples=len(samples.power_w),
             )
 
     def _forget_what_is_over(self, mode: PowerMode | None, reading: Reading) -> None:

@@ -24,10 +24,10 @@ from agent.errors import AgentError
 from agent.export import Cell, Period, profitability, to_csv, write_atomically
 from agent.market.sources import KEYLESS
 from agent.progress import scan_progress
+from agent.reader import Reader
 from agent.rehearsal import MovablePrice, as_lines, rehearse, teach_lies
 from agent.service import Agent
 from agent.simulated.prices import SimulatedPrices, TrueMarket
-from agent.store import Reader
 from agent.summary import as_data, draw
 from agent.view import Picture
 from drivers.simulator import namespace

@@ -13,8 +13,8 @@ from pathlib import Path
 from agent.errors import UsageError
 from agent.ledger import Sums, add_up
 from agent.output import ReaderLeft
+from agent.reader import Reader
 from agent.rows import MachineRow, ReadingRow, from_ms, to_ms
-from agent.store import Reader
 
 COLUMNS = (
     "machine_id", "mac", "ip", "make", "model", "firmware", "group", "period_start", "period_end",

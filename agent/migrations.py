@@ -220,3 +220,31 @@ def m003_decisions(db: Database) -> None:
 def m004_own_terms(db: Database) -> None:
     """Quotes of machines whose terms are not the site's."""
     db.execute("alter table quotes add column own integer not null default 0")
+
+
+@migrations()
+def m005_terminal(db: Database) -> None:
+    """What a terminal that is open all night loads: changes since it last looked, the site's past, machine details."""
+    db.execute("alter table latest add column expected_hashrate_ths real")
+    for table in ("latest", "decisions"):
+        db.execute(f"alter table {table} add column change integer not null default 0")
+        db.execute(f"create index {table}_change on {table} (change)")
+    db.execute("alter table machines add column retired_change integer")
+    db.execute("create index retired_change on machines (retired_change) where retired_change is not null")
+    db.execute("create index orders_of_machine on orders (machine_id)")
+    db.execute("alter table baselines add column samples integer not null default 30")
+    db.execute("alter table rounds add column quote_id integer references quotes (quote_id)")
+    for column in ("power_kw", "hashrate_phs", "margin_usd_per_day"):
+        db.execute(f"alter table rounds add column {column} real")
+    db.table("details").create(
+        {"machine_id": str, "as_of_ms": int, "detail": str},
+        pk="machine_id",
+        not_null={"as_of_ms", "detail"},
+        foreign_keys=[("machine_id", "machines")],
+        strict=True,
+    )
+    db.execute(
+        "insert into details (machine_id, as_of_ms, detail) "
+        "select machine_id, seen_ms, detail from latest where seen_ms is not null and detail <> '{}'"
+    )
+    db.execute("alter table latest drop column detail")

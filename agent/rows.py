@@ -3,9 +3,10 @@
 Times are integer milliseconds since 1970 UTC; None is NULL.
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from agent.appraisal import Basis, Terms
@@ -13,9 +14,9 @@ from agent.baseline import Baseline, Baselines, Conditions
 from agent.fleet import Machine
 from agent.market.quote import FIXED, HashpriceQuote, Market, PowerPriceQuote
 from agent.policy import Action, Reason
-from agent.view import MachineView
+from agent.view import MachineView, site_load_kw, totals
 from drivers.inventory import FindingKind
-from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
+from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, RunState
 
 MACHINE_COLUMNS = (
     "machine_id", "mac", "serial", "family", "make", "model", "firmware", "driver_class", "host", "port",
@@ -23,17 +24,18 @@ MACHINE_COLUMNS = (
 )  # fmt: skip
 BASELINE_COLUMNS = (
     "machine_id", "power_mode", "hashrate_ths", "power_w", "power_source", "power_error", "firmware",
-    "boards_alive", "as_of_ms",
+    "boards_alive", "as_of_ms", "samples",
 )  # fmt: skip
 _PICTURE = (
-    "hashrate_ths", "power_w", "chip_temp_c", "efficiency_j_per_th", "revenue_usd_per_day",
+    "hashrate_ths", "expected_hashrate_ths", "power_w", "chip_temp_c", "efficiency_j_per_th", "revenue_usd_per_day",
     "energy_cost_usd_per_day", "margin_usd_per_day", "decision_margin_usd_per_day", "hashcost_usd_per_ph_day",
     "strike_price_usd_per_kwh", "breakeven_hashprice_usd_per_ph_day", "payback_days",
 )  # fmt: skip
 """Numbers of `MachineView` that have a column of the same name in `latest`."""
+_numbers = attrgetter(*_PICTURE)
 LATEST_COLUMNS = (
     "machine_id", "at_ms", "seen_ms", "run_state", "failure", "implausible", "power_source", "power_mode", "basis",
-    *_PICTURE, "action", "reason", "marginal", "detail",
+    *_PICTURE, "action", "reason", "marginal", "change",
 )  # fmt: skip
 
 
@@ -148,8 +150,8 @@ def reading_row(machine: Machine, view: MachineView, quote_id: int, valid_ms: in
     )
 
 
-def latest_row(view: MachineView, reading: Reading | None) -> tuple[object, ...]:
-    """A row of `latest`, in the order of `LATEST_COLUMNS`; `reading` gives the details."""
+def latest_row(view: MachineView, change: int) -> tuple[object, ...]:
+    """A row of `latest`, in the order of `LATEST_COLUMNS`; `change` is the number of the change that writes it."""
     return (
         view.machine_id,
         to_ms(view.at),
@@ -160,27 +162,12 @@ def latest_row(view: MachineView, reading: Reading | None) -> tuple[object, ...]
         view.power_source.value,
         view.power_mode and view.power_mode.value,
         view.basis and view.basis.value,
-        *(getattr(view, name) for name in _PICTURE),
+        *_numbers(view),
         view.action.value,
         view.reason.value,
         int(view.marginal),
-        json.dumps(_detail(reading)),
+        change,
     )
-
-
-def _detail(reading: Reading | None) -> dict[str, Any]:
-    """What a machine's own screen shows and nothing reckons with: boards, fans, pools, errors."""
-    if reading is None:
-        return {}
-    return {
-        "boards": [asdict(board) for board in reading.boards],
-        "fans_rpm": list(reading.fans_rpm),
-        "inlet_temp_c": reading.inlet_temp_c,
-        "pools": [asdict(pool) for pool in reading.pools],
-        "uptime_s": reading.uptime_s,
-        "errors": list(reading.errors),
-        "expected_hashrate_ths": reading.expected_hashrate_ths,
-    }
 
 
 def view_of(row: dict[str, Any]) -> MachineView:
@@ -253,6 +240,7 @@ def baseline_of(row: dict[str, Any]) -> Baseline:
             power_source=PowerSource(row["power_source"]),
         ),
         as_of=from_ms(row["as_of_ms"]),
+        samples=row["samples"],
     )
 
 
@@ -309,11 +297,21 @@ def baseline_row(machine: Machine, baseline: Baseline) -> tuple[object, ...]:
         baseline.conditions.firmware,
         baseline.conditions.boards_alive,
         to_ms(baseline.as_of),
+        baseline.samples,
     )
 
 
-def round_values(row: RoundRow) -> tuple[int, ...]:
-    """A row of `rounds`."""
+ROUND_COLUMNS = (
+    "began_ms", "took_ms", "machines", "answered", "failed", "backed_off", "skipped_rounds",
+    "quote_id", "power_kw", "hashrate_phs", "margin_usd_per_day",
+)  # fmt: skip
+
+
+def round_values(row: RoundRow, quote_id: int, views: Sequence[MachineView]) -> tuple[object, ...]:
+    """A row of `rounds`, in the order of `ROUND_COLUMNS`. The site's sums are NULL while too many machines are unknown
+    for them to be the site's."""
+    known = site_load_kw(views) is not None
+    sums = totals(views) if known else None
     return (
         to_ms(row.began_at),
         round(row.took_s * 1000),
@@ -322,6 +320,10 @@ def round_values(row: RoundRow) -> tuple[int, ...]:
         row.failed,
         row.backed_off,
         row.skipped_rounds,
+        quote_id,
+        sums and sums.power_kw,
+        sums and sums.hashrate_phs,
+        sums and sums.margin_usd_per_day,
     )
 
 

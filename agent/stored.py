@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agent.database import StoreError
 from agent.decisions import DecisionRecord
 from agent.policy import Action, Reason
+from agent.reader import Reader
 from agent.rows import Event
-from agent.store import Reader, StoreError
 from agent.view import MachineView, Picture, by_margin
 from drivers.reading import MachineId, PowerSource, RunState
 
@@ -48,7 +49,7 @@ class StoredPicture:
 def stored_picture(database: Path, now: datetime) -> StoredPicture:
     """Load it. Raises `StoreError` while there is none."""
     _refuse_what_is_no_file(database)
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         conditions, polled_at = reader.conditions(), reader.last_round_at()
         if conditions is None or polled_at is None:
             raise StoreError(f"{database}: no poll round yet; is `hashcost run` running?")

@@ -10,6 +10,7 @@ from agent.fleet import Fleet, Machine
 from agent.market.quote import Market
 from agent.policy import Action, Reason, Recommendation, recommend
 from agent.terms import MachineTerms, TermsBook
+from drivers.catalogue import rated_hashrate_ths
 from drivers.reading import MachineId, PowerMode, PowerSource, RunState
 
 
@@ -18,7 +19,8 @@ class MachineView:
     """One line of the fleet table. None is unknown; `at` is the time of the round that it was appraised
     in, whether that round read it or let it rest; `seen_at` is when it last answered.
 
-    `hashrate_ths`, `power_w` and the temperatures are what the machine said; revenue, cost and margins are what it
+    `hashrate_ths`, `power_w` and the temperatures are what the machine said, `expected_hashrate_ths` what it last said
+    that it should do, else what its nameplate says; revenue, cost and margins are what it
     is worth while it runs, from the point that `basis` names.
     """
 
@@ -35,6 +37,7 @@ class MachineView:
     failure: str | None
     implausible: str | None
     hashrate_ths: float | None
+    expected_hashrate_ths: float | None
     power_w: float | None
     power_source: PowerSource
     power_mode: PowerMode | None
@@ -145,6 +148,7 @@ def _view(
         failure=None if failure is None else failure.kind,
         implausible=None if reading is None else reading.implausible,
         hashrate_ths=None if reading is None else reading.hashrate_ths,
+        expected_hashrate_ths=_expected(machine),
         power_w=None if reading is None else reading.power_w,
         power_source=PowerSource.UNKNOWN if reading is None else reading.power_source,
         power_mode=None if reading is None else reading.power_mode,
@@ -163,6 +167,11 @@ def _view(
         reason=recommendation.reason,
         marginal=recommendation.marginal,
     )
+
+
+def _expected(machine: Machine) -> float | None:
+    said = None if machine.reading is None else machine.reading.expected_hashrate_ths
+    return said or rated_hashrate_ths(machine.identity.model)
 
 
 def totals(views: Iterable[MachineView]) -> SiteTotals:

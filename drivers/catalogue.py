@@ -4,6 +4,7 @@ import csv
 import re
 import statistics
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.resources import files
 
 _ERROR_BY_CONFIDENCE = {"A": 0.10, "B": 0.15, "C": 0.20}
@@ -44,6 +45,13 @@ def nameplate(model: str, expected_hashrate_ths: float | None = None) -> Namepla
     if expected_hashrate_ths:
         return min(candidates, key=lambda each: abs(each.hashrate_ths - expected_hashrate_ths))
     return _middle(candidates)
+
+
+@lru_cache(maxsize=1024)
+def rated_hashrate_ths(model: str) -> float | None:
+    """TH/s of a model's nameplate, of the middle one where several share its spelling."""
+    plate = nameplate(model)
+    return None if plate is None else plate.hashrate_ths
 
 
 def _middle(candidates: list[Nameplate]) -> Nameplate:

@@ -1,0 +1,378 @@
+"""What the agent has stored, for all others: status, exports, the terminal. Read-only, whether the agent runs or not.
+
+Times are integer milliseconds since 1970 UTC; None is NULL.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlite_utils import Database
+
+from agent import economics
+from agent.appraisal import Terms
+from agent.baseline import Baseline
+from agent.database import (
+    CHANGE,
+    PRICES,
+    StoreError,
+    closed_on_failure,
+    open_read_only,
+    refuse_foreign,
+    refuse_newer,
+)
+from agent.decisions import DecisionRecord, decision_of
+from agent.detail import MachineDetail, detail_of
+from agent.history import (
+    MachineHistory,
+    OrderEvidence,
+    SiteHistory,
+    SiteRound,
+    machine_history,
+    site_history,
+)
+from agent.market.quote import Market
+from agent.migrations import migrations
+from agent.order_rows import order_of
+from agent.orders import Order
+from agent.queries import (
+    SELECT_GONE,
+    SELECT_LAST_READING,
+    SELECT_LAST_SCAN,
+    SELECT_LATEST,
+    SELECT_OPEN_ORDERS,
+    SELECT_OWN_QUOTE,
+    SELECT_READINGS,
+    SELECT_READINGS_OF_ONE,
+    SELECT_ROUNDS,
+    SELECT_SLEEPS,
+    SELECT_TERMS,
+)
+from agent.rows import (
+    Event,
+    MachineRow,
+    ReadingRow,
+    baseline_of,
+    event_of,
+    from_ms,
+    inventory_row,
+    market_of,
+    reading_of,
+    terms_of,
+    to_ms,
+    view_of,
+)
+from agent.view import MachineView
+from drivers.reading import MachineId
+
+DEFAULT_POINTS = 120
+"""Steps of a history unless somebody asks for more: about what a screen is wide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """How far somebody has read: which file (device and inode), and the number of the last change in it."""
+
+    file: tuple[int, int]
+    change: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What changed between two marks, as one moment saw it.
+
+    `whole` says that this is everything and what was known before is to be thrown away; else `views` and `decisions`
+    replace those of the same machines, and the machines `gone` are out of the picture.
+    """
+
+    mark: Mark
+    whole: bool
+    views: list[MachineView]
+    decisions: list[DecisionRecord]
+    gone: frozenset[MachineId]
+
+
+class Reader:
+    """A read-only connection: works while the agent writes, and while it is down."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            if not path.is_file():
+                raise StoreError(
+                    f"{path}: no such database; start the agent with `hashcost run` or name another"
+                )
+            self._stamp = _stamp(
+                path
+            )  # before it is opened: one that is replaced in between is told by `outdated`
+            connection, self._immutable = open_read_only(path)
+            with closed_on_failure(connection):
+                self._db = Database(connection)
+                refuse_foreign(self._db, path)
+                refuse_newer(self._db, path)
+                if migrations.pending(self._db):
+                    raise StoreError(
+                        f"{path}: of an older version; start the agent once, it brings it up to date"
+                    )
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: cannot be read as a hashcost database ({error})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(f"{self._path}: cannot be read ({error})") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @property
+    def outdated(self) -> bool:
+        """Another file has taken this one's place, or it was opened as one that nobody writes and somebody did since:
+        what follows would not be what is. To be opened anew."""
+        try:
+            now = _stamp(self._path)
+        except OSError:
+            return True
+        if not self._immutable:
+            return now[:2] != self._stamp[:2]
+        return now != self._stamp or self._path.with_name(f"{self._path.name}-wal").exists()
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Whatever is read inside is of one moment, however much the agent writes meanwhile."""
+        self._db.conn.execute("begin")
+        try:
+            yield
+        finally:
+            self._db.conn.rollback()
+
+    def changes(self, since: Mark | None = None) -> Changes:
+        """What changed since a mark, or everything: without a mark, or with one of another file. Another model, group
+        or address of a machine counts as a change from the next round on."""
+        file = self._stamp[:2]
+        change = self._last_change()
+        if since == Mark(file=file, change=change):
+            return Changes(mark=since, whole=False, views=[], decisions=[], gone=frozenset())
+        with self.one_moment():
+            change = self._last_change()
+            whole = since is None or since.file != file or since.change > change
+            after = -1 if since is None or whole else since.change
+            gone = [] if whole else list(self._db.query(SELECT_GONE, [after]))
+            return Changes(
+                mark=Mark(file=file, change=change),
+                whole=whole,
+                views=[view_of(row) for row in self._db.query(f"{SELECT_LATEST} where change > ?", [after])],
+                decisions=[
+                    decision_of(row)
+                    for row in self._db.query("select * from decisions where change > ?", [after])
+                ],
+                gone=frozenset(MachineId(row["machine_id"]) for row in gone),
+            )
+
+    def _last_change(self) -> int:
+        for row in self._db.conn.execute("select value from settings where name = ?", [CHANGE]):
+            return int(row[0])
+        return 0
+
+    def latest(self) -> list[MachineView]:
+        """The latest picture of every machine, in no order."""
+        return [view_of(row) for row in self._db.query(SELECT_LATEST)]
+
+    def decisions(self) -> dict[MachineId, DecisionRecord]:
+        """What the agent last decided of each machine."""
+        return {
+            record.machine_id: record
+            for record in map(decision_of, self._db.query("select * from decisions"))
+        }
+
+    def prices(self) -> dict[str, Any]:
+        """How the numbers of the market and their sources are doing (`market.report`); empty before the first round."""
+        for row in self._db.query("select value from settings where name = ?", [PRICES]):
+            found: dict[str, Any] = json.loads(row["value"])
+            return found
+        return {}
+
+    def conditions(self) -> tuple[Market, Terms] | None:
+        """Prices and payout terms in force at the last round (of the terms: fee, reject and overhead)."""
+        polled_at = self.last_round_at()
+        for row in self._db.query("select * from quotes where not own order by quote_id desc limit 1"):
+            return market_of(row, polled_at or from_ms(row["at_ms"])), Terms(
+                fee=row["fee"], reject=row["reject"], overhead=row["overhead"]
+            )
+        return None
+
+    def conditions_of(self, machine_id: MachineId) -> tuple[Market, Terms] | None:
+        """The same for one machine, as of its last reading, if its terms are its own and not the site's."""
+        polled_at = self.last_round_at()
+        for row in self._db.query(SELECT_OWN_QUOTE, [machine_id]):
+            if row["own"]:
+                return market_of(row, polled_at or from_ms(row["at_ms"])), Terms(
+                    fee=row["fee"], reject=row["reject"], overhead=row["overhead"]
+                )
+        return None
+
+    def terms(self) -> dict[MachineId, Terms]:
+        """What each machine of the live picture runs under, as of its last reading: fee, reject, overhead, the watts of
+        sleep, and a price of its own."""
+        return {MachineId(row["machine_id"]): terms_of(row) for row in self._db.query(SELECT_TERMS)}
+
+    def last_round_at(self) -> datetime | None:
+        """When the last poll round began; None before the first."""
+        for row in self._db.query("select max(began_ms) as began_ms from rounds"):
+            return None if row["began_ms"] is None else from_ms(row["began_ms"])
+        return None
+
+    def readings_span(self) -> tuple[datetime, datetime] | None:
+        """When the first and the last stored reading began."""
+        for row in self._db.query("select min(began_ms) as first, max(began_ms) as last from readings"):
+            return None if row["first"] is None else (from_ms(row["first"]), from_ms(row["last"]))
+        return None
+
+    def machines(self) -> list[MachineRow]:
+        """The inventory, by machine id."""
+        return [inventory_row(row) for row in self._db.query("select * from machines order by machine_id")]
+
+    def readings(self, start: datetime, end: datetime) -> Iterator[tuple[MachineId, list[ReadingRow]]]:
+        """Readings that say something about [start, end), and may begin before it, machine by machine in order of id,
+        oldest first."""
+        rows = self._db.query(SELECT_READINGS, {"start_ms": to_ms(start), "end_ms": to_ms(end)})
+        for machine_id, group in groupby(rows, key=lambda row: row["machine_id"]):
+            yield MachineId(machine_id), [reading_of(row) for row in group]
+
+    def orders(self, limit: int = 1000) -> list[Order]:
+        """The last orders, newest first."""
+        rows = self._db.query("select * from orders order by order_id desc limit ?", [limit])
+        return [order_of(row) for row in rows]
+
+    def sleeps(self) -> dict[MachineId, list[int]]:
+        """When, in milliseconds, sleeps that we ordered were confirmed, by machine; also those released since."""
+        found: dict[MachineId, list[int]] = {}
+        for row in self._db.query(SELECT_SLEEPS):
+            found.setdefault(MachineId(row["machine_id"]), []).append(row["confirmed_ms"])
+        return found
+
+    def events(self, limit: int = 100) -> list[Event]:
+        """The last events, newest first."""
+        rows = self._db.query("select * from events order by event_id desc limit ?", [limit])
+        return [event_of(row) for row in rows]
+
+    def last_scan(self) -> list[Event]:
+        """The events of the last scan, oldest first: what lies between the last two `scanned`."""
+        return [event_of(row) for row in self._db.query(SELECT_LAST_SCAN)]
+
+    def validity(self) -> timedelta | None:
+        """How long the newest reading may stand; None without any."""
+        for row in self._db.query("select valid_ms from readings order by began_ms desc limit 1"):
+            return timedelta(milliseconds=row["valid_ms"])
+        return None
+
+    def detail(self, machine_id: MachineId) -> MachineDetail | None:
+        """Boards, fans, pools and errors of a machine as they were last worth a write; None if it never told any."""
+        for row in self._db.query("select * from details where machine_id = ?", [machine_id]):
+            return detail_of(row)
+        return None
+
+    def baselines(self, machine_id: MachineId) -> list[Baseline]:
+        """What a machine is known to do, by power mode; the newest first."""
+        rows = self._db.query(
+            "select * from baselines where machine_id = ? order by as_of_ms desc", [machine_id]
+        )
+        return [baseline_of(row) for row in rows]
+
+    def machine_history(
+        self, machine_id: MachineId, start: datetime, end: datetime, *, points: int = DEFAULT_POINTS
+    ) -> MachineHistory:
+        """What one machine did in [start, end), in `points` even steps."""
+        span = {"machine_id": machine_id, "start_ms": to_ms(start), "end_ms": to_ms(end)}
+        with self.one_moment():
+            rows = list(self._db.query(SELECT_READINGS_OF_ONE, span))
+            known = self._db.query("select sleep_power_w from machines where machine_id = ?", [machine_id])
+            sleep_power_w = next((row["sleep_power_w"] for row in known), None) or 0.0
+        return machine_history(
+            [reading_of(row) for row in rows],
+            [row["chip_temp_c"] for row in rows],
+            start,
+            end,
+            points=points,
+            sleep_power_w=sleep_power_w,
+        )
+
+    def site_history(self, start: datetime, end: datetime, *, points: int = DEFAULT_POINTS) -> SiteHistory:
+        """Prices and the site's sums in [start, end), in `points` even steps."""
+        with self.one_moment():
+            valid = self.validity() or timedelta()
+            span = {"since_ms": to_ms(start - valid), "end_ms": to_ms(end)}
+            rounds = [_site_round(row) for row in self._db.query(SELECT_ROUNDS, span)]
+        return site_history(rounds, start, end, points=points, valid=valid)
+
+    def open_orders(self) -> list[Order]:
+        """Orders of which something is still to be done or seen, oldest first."""
+        return [order_of(row) for row in self._db.query(SELECT_OPEN_ORDERS)]
+
+    def orders_of(self, machine_id: MachineId, limit: int = 20) -> list[OrderEvidence]:
+        """The last orders of one machine, newest first, each with the readings before and after it."""
+        with self.one_moment():
+            rows = list(
+                self._db.query(
+                    "select * from orders where machine_id = ? order by order_id desc limit ?",
+                    [machine_id, limit],
+                )
+            )
+            return [self._with_evidence(row) for row in rows]
+
+    def _with_evidence(self, row: dict[str, Any]) -> OrderEvidence:
+        sent_ms = row["dispatched_ms"]
+        ended_ms = row["confirmed_ms"] or row["settled_ms"]
+        before = self._last_reading(
+            row["machine_id"], None, row["created_ms"] if sent_ms is None else sent_ms
+        )
+        after = None if sent_ms is None else self._last_reading(row["machine_id"], sent_ms, ended_ms)
+        return OrderEvidence(order=order_of(row), before=before, after=after)
+
+    def _last_reading(self, machine_id: str, after_ms: int | None, until_ms: int | None) -> ReadingRow | None:
+        """The last reading of a machine that began in (after, until]; None is no limit."""
+        span = {"machine_id": machine_id, "after_ms": after_ms, "until_ms": until_ms}
+        for row in self._db.query(SELECT_LAST_READING, span):
+            return reading_of(row)
+        return None
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    """Which file it is, and, for one that nobody has open, whether it was written since."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _site_round(row: dict[str, Any]) -> SiteRound:
+    margin, price = row["margin_usd_per_day"], row["price_usd_per_kwh"]
+    efficiency = None
+    if row["fee"] is not None:
+        efficiency = economics.breakeven_efficiency_j_per_th(
+            hashprice_usd_per_ph_day=row["hashprice_usd_per_ph_day"],
+            price_usd_per_kwh=price,
+            fee=row["fee"],
+            reject=row["reject"],
+            overhead=row["overhead"],
+        )
+    return SiteRound(
+        began_ms=row["began_ms"],
+        hashprice_usd_per_ph_day=row["hashprice_usd_per_ph_day"],
+        price_usd_per_kwh=price,
+        breakeven_efficiency_j_per_th=efficiency,
+        power_kw=row["power_kw"],
+        hashrate_phs=row["hashrate_phs"],
+        margin_usd_per_hour=None if margin is None else margin / economics.HOURS_PER_DAY,
+    )
