@@ -143,7 +143,7 @@ class ShedArguments(_Arguments):
         except ValueError as error:
             raise CommandError(f"shed: {error}") from error
         return Call(
-            call_id=f"{user}-{now:%Y%m%dT%H%M%S}",
+            call_id=f"{user}-{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}",
             source=OPERATOR,
             by=user,
             start=start,
@@ -344,6 +344,16 @@ def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
 # -- the caller's side -------------------------------------------------------------------------------
 
 
+def _standing_in_words(call: Mapping[str, Any]) -> str:
+    """Whether a call holds, and how the site stands to it."""
+    if not call["holds"]:
+        return "to come"
+    if call["standing"] is None:
+        return "in force"
+    load = "load not known" if call["load_kw"] is None else f"load {call['load_kw']:.1f} kW"
+    return f"in force, {call['standing']} ({load})"
+
+
 def exit_status(answer: Mapping[str, Any]) -> int:
     """0 done, 1 nothing of it, 3 in part."""
     if not answer.get("refused"):
@@ -360,7 +370,7 @@ def in_words(command: str, answer: Mapping[str, Any]) -> str:
             lines = ["resumed"]
         case "obligations":
             lines = [
-                f"{call['call_id']}  {_call_in_words(call)}  {'in force' if call['holds'] else 'to come'}"
+                f"{call['call_id']}  {_call_in_words(call)}  {_standing_in_words(call)}"
                 for call in answer["obligations"]
             ] or ["nothing is owed to the grid"]
         case "release":

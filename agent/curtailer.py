@@ -55,6 +55,7 @@ class Curtailer:
         self.closed = False
         """A person curtailed the whole site."""
         self.obligation: Obligation | None = None
+        self._began = False
         self._fleet = fleet
         self._reconciler = reconciler
         self._clock = clock
@@ -101,6 +102,9 @@ class Curtailer:
     async def decide(self, picture: Picture) -> None:
         """Decide on every machine of the picture, withdraw what is wanted no more, order what is."""
         views = {view.machine_id: view for view in picture.views}
+        if self.policy.mode is Mode.AUTO and not self._began:
+            await self._withdraw_proposals()
+        self._began = True
         await self._withdraw(views)
         history = _History(self._reconciler)
         decisions = decide(
@@ -114,7 +118,8 @@ class Curtailer:
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
                 await self._order(decision, picture, views[decision.machine_id])
 
-    def _doubtful_kw(self, picture: Picture) -> float:
+    def doubtful_kw(self, picture: Picture) -> float:
+        """What machines draw that mined a while ago and are silent now, as far as is known, kW."""
         doubtful_w = 0.0
         for view in picture.views:
             last = self._fleet[view.machine_id].reading
@@ -174,6 +179,12 @@ class Curtailer:
             return None
         return self._reconciler.standing()[decision.machine_id].restore
 
+    async def _withdraw_proposals(self) -> None:
+        """What was proposed before the agent might act by itself is decided anew."""
+        for order in self._reconciler.open_orders().values():
+            if order.state is OrderState.PROPOSED and order.ordered_by == POLICY:
+                await self._reconciler.withdraw(order)
+
     async def _withdraw(self, views: dict[MachineId, MachineView]) -> None:
         """Orders of the policy that were not sent go when their reason went."""
         for order in self._reconciler.open_orders().values():
@@ -192,7 +203,7 @@ class Curtailer:
     def _still_wanted(self, order: Order, view: MachineView) -> bool:
         if order.reason == Reason.OBLIGATION:
             return self.obligation is not None
-        if self.obligation is not None and order.reason != Reason.DRIFT:
+        if self.obligation is not None and order.reason not in (Reason.DRIFT, Reason.OBLIGATION_OVER):
             return False  # economics step aside, and a machine that is asked for may be shed
         if order.reason in _STAND:
             return order.reason == Reason.DRIFT or self.closed is (order.reason == Reason.OPERATOR)
@@ -270,7 +281,7 @@ class Curtailer:
             load_kw=totals(picture.views).power_kw,
             leaving_kw=leaving_kw,
             coming_kw=coming_kw,
-            doubtful_kw=self._doubtful_kw(picture),
+            doubtful_kw=self.doubtful_kw(picture),
             moved_kw={a: sum(o.power_w for o in lately if o.action is a) / 1000 for a in OrderAction},
             moved_machines={a: sum(o.action is a for o in lately) for a in OrderAction},
             prices_certain=picture.market.automatic,

@@ -180,6 +180,9 @@ class Decision:
     target_mode: PowerMode | None = None
 
 
+GRID_ROOM = 0.05
+"""Share of what the grid leaves that stays free when machines come back under it, so that none goes and comes with the
+noise of the load."""
 _NO_ECONOMICS = (Reason.OBLIGATION, Reason.OBLIGATION_OVER, Reason.OPERATOR)
 """Wishes that do not come from margins: rules and timers of economics do not apply to them."""
 
@@ -245,6 +248,8 @@ def _wanted(
 ) -> tuple[OrderAction | None, Reason, ModePoint | None]:
     """What stands highest: the grid, a person, undoing what was done for the grid, economics."""
     if site.obligation is not None:
+        if _is_to_be_put_back(candidate, site, policy):  # what is owed now may leave room for it
+            return OrderAction.WAKE, Reason.OBLIGATION_OVER, None
         return *_wanted_by_grid(candidate, site, site.obligation), None
     if site.closed and candidate.run_state is RunState.MINING:
         return OrderAction.SLEEP, Reason.OPERATOR, None
@@ -426,6 +431,10 @@ class Headroom:
         if self._obligation is not None and reason is Reason.OBLIGATION:
             owed = self._least_kw + self._doubtful_kw > self._obligation.target_kw
             return None if owed else Reason.OBLIGATION
+        if self._obligation is not None and reason is Reason.OBLIGATION_OVER:
+            room_kw = self._obligation.target_kw * (1 - GRID_ROOM)
+            if self._most_kw + self._doubtful_kw + change_kw > room_kw:
+                return Reason.OBLIGATION
         below = self._least_kw + change_kw < self._policy.min_site_kw
         if change_kw < 0 and below and reason is not Reason.OPERATOR:
             return Reason.SITE_MINIMUM_LOAD
@@ -465,7 +474,8 @@ class _Budget:
     def _ramp_limit(self, action: OrderAction, kw: float) -> Reason | None:
         if self._machines[action] >= self._policy.batch_machines:
             return Reason.RAMP_LIMIT
-        return Reason.RAMP_LIMIT if self._kw[action] + kw > self._policy.ramp_kw_per_min else None
+        alone = not self._machines[action]  # a machine that is more than a minute's worth goes by itself
+        return None if alone or self._kw[action] + kw <= self._policy.ramp_kw_per_min else Reason.RAMP_LIMIT
 
 
 def _change_kw(wish: _Wish) -> float:

@@ -1,4 +1,4 @@
-"""The agent's prices: the sources that the configuration names, kept asked for as long as the agent lives."""
+"""The agent's prices and calls: the sources that the configuration names, kept asked for as long as the agent lives."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,8 +8,10 @@ from typing import Self
 
 from agent.clock import Clock
 from agent.config import Config
+from agent.config.mqtt import MqttSection
 from agent.config.power import PowerSection
 from agent.fetch import Fetcher
+from agent.grid import GridCallers
 from agent.market.fixed import FixedHashprice
 from agent.market.live import LiveHashprice
 from agent.market.quote import (
@@ -20,13 +22,15 @@ from agent.market.quote import (
     PriceState,
     SourceStatus,
 )
+from agent.mqtt import Subscription
 from agent.supervision import Pulse, supervise
 from agent.tariff.fixed import FixedTariff
-from agent.tariff.live import LiveTariff, PriceFile, Publication, WebFeed
+from agent.tariff.live import LiveTariff, PriceFile, Publication, TopicPrices, WebFeed
 from agent.tariff.time_of_use import TimeOfUseTariff
 
 FIRST_ANSWERS_S = 5.0
 """How long the first round waits for prices; it goes on without them."""
+POWER_PRICE, POWER_TOPIC = "power_price", "power_topic"
 PROGRESS_S = 3600.0
 """A source that fails is asked more and more rarely, but more often than this."""
 
@@ -48,20 +52,25 @@ class Feeds:
             )
         self.hashprice: HashpriceSource = self._live or FixedHashprice(**config.market.fixed())
         self.power: PowerPriceSource = power_source(
-            config.power, self._fetcher, clock, on_progress=lambda: self._beat("power_price")
+            config.power, self._fetcher, clock, config.mqtt, on_progress=self._beat
         )
+        self.grid = GridCallers(config.obligations, config.mqtt, self._fetcher, clock, on_progress=self._beat)
 
     async def __aenter__(self) -> Self:
         live, tariff = self._live, self.power
-        if live is None and not isinstance(tariff, LiveTariff):
+        if live is None and not isinstance(tariff, LiveTariff) and not self.grid.loops:
             return self
         await self._fetcher.__aenter__()
         await self._group.__aenter__()
         if live is not None:
             self._supervise("hashprice", live.run)
             await live.first_answers(FIRST_ANSWERS_S)
+        for name, loop in self.grid.loops.items():
+            self._supervise(name, loop)
         if isinstance(tariff, LiveTariff):
-            self._supervise("power_price", lambda: tariff.run(self._clock.now))
+            if isinstance(tariff.publication, TopicPrices):
+                self._supervise(POWER_TOPIC, tariff.publication.subscription.run)
+            self._supervise(POWER_PRICE, lambda: tariff.run(self._clock.now))
             await tariff.first_answers(FIRST_ANSWERS_S)
         return self
 
@@ -90,7 +99,8 @@ class Feeds:
     def statuses(self) -> list[SourceStatus]:
         """How each live source is doing; none where all prices are fixed."""
         found = [] if self._live is None else self._live.statuses()
-        return [*found, self.power.status] if isinstance(self.power, LiveTariff) else found
+        tariff = [self.power.status] if isinstance(self.power, LiveTariff) else []
+        return [*found, *tariff, *self.grid.statuses()]
 
 
 def fixed_figures(quote: HashpriceQuote | None) -> list[Figure]:
@@ -117,7 +127,12 @@ def fixed_figures(quote: HashpriceQuote | None) -> list[Figure]:
 
 
 def power_source(
-    power: PowerSection, fetcher: Fetcher, clock: Clock, *, on_progress: Callable[[], None] = lambda: None
+    power: PowerSection,
+    fetcher: Fetcher,
+    clock: Clock,
+    mqtt: MqttSection | None = None,
+    *,
+    on_progress: Callable[[str], None] = lambda _name: None,
 ) -> PowerPriceSource:
     """The source of power prices that the configuration asks for."""
     contract = power.terms_of_contract()
@@ -128,6 +143,10 @@ def power_source(
             return TimeOfUseTariff(calendar=power.calendar(), contract=contract)
         case "file":
             publication: Publication = PriceFile(name="file", address=power.file, wanted=power.wanted())
+        case "mqtt":
+            broker = (mqtt or MqttSection()).broker()
+            heard = Subscription(broker, power.topic, clock.now, on_progress=lambda: on_progress(POWER_TOPIC))
+            publication = TopicPrices(heard, power.wanted())
         case _:
             publication = WebFeed(
                 name=power.feed,
@@ -145,5 +164,5 @@ def power_source(
         max_age=timedelta(seconds=power.max_age_s),
         interval_s=power.poll_s,
         speed=clock.speed,
-        on_progress=on_progress,
+        on_progress=lambda: on_progress(POWER_PRICE),
     )

@@ -129,6 +129,13 @@ class Fetcher:
             raise _status_error(response)
         return Page(body=body, fetched_at=self.clock.now())
 
+    async def post_form(self, url: str, fields: dict[str, str]) -> Page:
+        """Send a form and take the answer. Raises `SourceError`."""
+        response, body = await self._send("POST", url, form=fields)
+        if response.status_code != HTTPStatus.OK:
+            raise _status_error(response)
+        return Page(body=body, fetched_at=self.clock.now())
+
     async def _send(
         self,
         method: str,
@@ -136,6 +143,7 @@ class Fetcher:
         *,
         headers: dict[str, str] | None = None,
         payload: Any = None,
+        form: dict[str, str] | None = None,
         auth: tuple[str, str] | None = None,
     ) -> tuple[httpx.Response, bytes]:
         assert self._client is not None  # noqa: S101 - entered
@@ -143,7 +151,7 @@ class Fetcher:
             async with asyncio.timeout(self._timeout_s):
                 for _ in range(REDIRECTS + 1):
                     async with self._client.stream(
-                        method, url, headers=headers, json=payload, auth=auth
+                        method, url, headers=headers, json=payload, data=form, auth=auth
                     ) as response:
                         target = _redirect(response) if method == "GET" else None
                         if target is None:
@@ -188,10 +196,20 @@ async def _bounded(response: httpx.Response) -> bytes:
 
 
 def _status_error(response: httpx.Response) -> SourceError:
-    wait = response.headers.get("Retry-After", "")
-    retry_after_s = float(wait) if wait.isdigit() else None
     code = response.status_code
-    return SourceError(f"status_{code}", f"HTTP {code}", retry_after_s=retry_after_s)
+    return SourceError(f"status_{code}", f"HTTP {code}", retry_after_s=_retry_after_s(response))
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """What it asks for: seconds, or a date, which is measured by its own clock."""
+    wait = response.headers.get("Retry-After", "")
+    if wait.isdigit():
+        return float(wait)
+    try:
+        until, sent = parsedate_to_datetime(wait), parsedate_to_datetime(response.headers["Date"])
+        return max(0.0, (until - sent).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def _expires_at(response: httpx.Response, now: datetime) -> datetime | None:

@@ -5,6 +5,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from agent.config import Config
+from agent.config.obligations import ObligationsSection
 from agent.config.power import PowerSection
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import Market
@@ -25,6 +26,7 @@ async def site_in_words(config: Config, market: Market) -> list[str]:
         market = Market(at=market.at, hashprice=quote, power=market.power)
     lines += _breakeven(config, market, assumed=assumed)
     lines += _hosting(config)
+    lines += _grid(config.obligations)
     lines.append(_mode(config))
     return lines
 
@@ -36,6 +38,7 @@ def _power(power: PowerSection, market: Market) -> Iterator[str]:
         "time_of_use": f"time of use in {power.time_zone}",
         "feed": f"{power.feed} {power.location}".strip(),
         "file": f"the file {power.file}",
+        "mqtt": f"the topic {power.topic}",
     }
     what = kinds[power.kind]
     if power.contract == "block":
@@ -106,6 +109,26 @@ def _hosting(config: Config) -> Iterator[str]:
         whose = f"{each.owner}'s, " if each.owner else ""
         grid = "; taken when the grid calls" if each.grid else "; not taken when the grid calls"
         yield f"{name}: {whose}{rate}, {on_account[each.economics]}{grid}"
+
+
+def _grid(obligations: ObligationsSection) -> Iterator[str]:
+    """Who may call, and what their silence means."""
+    callers = [
+        f"the schedule {obligations.schedule_file}" if obligations.schedule_file else "",
+        f"the topic {obligations.mqtt_topic}" if obligations.mqtt_topic else "",
+        f"OpenADR at {obligations.openadr.url}" if obligations.openadr else "",
+    ]
+    named = ", ".join(each for each in callers if each)
+    if not named:
+        return
+    yield f"the grid may call: {named}"
+    if obligations.listens:
+        does = (
+            f"sheds to {obligations.shed_to_kw:g} kW"
+            if obligations.on_silence == "shed"
+            else "keeps to the last call"
+        )
+        yield f"the grid may call: after {obligations.silence_s:g} s of silence the site {does}"
 
 
 def _mode(config: Config) -> str:

@@ -6,7 +6,8 @@ ScheduleError          a schedule that cannot be read, with the line
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,52 @@ def check(
         raise ValueError("it is over already")
 
 
+class Standing(StrEnum):
+    """How a site stands to what it owes, by what it is seen to draw."""
+
+    MET = "met"
+    SHEDDING = "shedding"
+    """It draws too much yet, and has time left."""
+    SHORT = "short"
+    """It draws too much, and should not any more."""
+    UNKNOWN = "unknown"
+    """Too many machines are silent to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What is owed and what is drawn. `load_kw` None is not known."""
+
+    call_id: str
+    target_kw: float
+    load_kw: float | None
+    standing: Standing
+
+    def in_words(self) -> str:
+        """For people."""
+        drawn = "not known" if self.load_kw is None else f"{self.load_kw:.1f} kW"
+        short = (
+            f", {self.load_kw - self.target_kw:.1f} kW short"
+            if self.load_kw is not None and self.standing is Standing.SHORT
+            else ""
+        )
+        return f"{self.call_id}: {self.standing.value}, the load is {drawn} of {self.target_kw:g} kW{short}"
+
+
+def account(call: Call, now: datetime, load_kw: float | None, respond: timedelta) -> Account | None:
+    """How the site stands to the call in force, which is to be met within `respond` of its start; None while the call
+    says not yet what it comes to."""
+    if (target_kw := call.target_kw) is None:
+        return None
+    if load_kw is None:
+        standing = Standing.UNKNOWN
+    elif load_kw <= target_kw:
+        standing = Standing.MET
+    else:
+        standing = Standing.SHEDDING if now - call.start < respond else Standing.SHORT
+    return Account(call_id=call.call_id, target_kw=target_kw, load_kw=load_kw, standing=standing)
+
+
 class Obligations:
     """The calls of a site: those of operators, which outlive the process, and those of a schedule."""
 
@@ -173,12 +220,20 @@ class Obligations:
         self.calls = list(calls)
         self.problem: str | None = None
         """Why the schedule cannot be used as it is now; its last good state stands."""
+        self.account: Account | None = None
+        """How the site stands to the call in force."""
         self._schedule = schedule
         self._modified_ns: int | None = None
 
     def add(self, call: Call) -> None:
         """Take on a call."""
         self.calls.append(call)
+
+    def take(self, source: str, calls: Sequence[Call]) -> None:
+        """What a source calls for now, in place of before; calls that are known keep what they began with."""
+        known = {call.call_id: call for call in self.calls}
+        kept = [call for call in self.calls if call.source != source]
+        self.calls = [*kept, *(_with_reference(call, known.get(call.call_id)) for call in calls)]
 
     def remove(self, call_id: str) -> bool:
         """Drop a call of an operator; False if there is none of that name."""
@@ -204,9 +259,7 @@ class Obligations:
         except (OSError, ScheduleError) as error:
             self.problem = str(error)
             return
-        known = {call.call_id: call for call in self.calls}
-        kept = [call for call in self.calls if call.source != SCHEDULE]
-        self.calls = [*kept, *(_with_reference(call, known.get(call.call_id)) for call in new)]
+        self.take(SCHEDULE, new)
         self._modified_ns, self.problem = modified_ns, None
 
 

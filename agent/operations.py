@@ -73,7 +73,17 @@ class Operations:
     async def calls(self) -> Sequence[Mapping[str, Any]]:
         """Calls of the grid that are in force or to come, as plain data."""
         now = self._clock()
-        return [call.as_data() | {"holds": call.holds_at(now)} for call in self.obligations.calls]
+        account = self.obligations.account
+        standing = {} if account is None else {account.call_id: account}
+        return [
+            call.as_data()
+            | {
+                "holds": call.holds_at(now),
+                "standing": (known := standing.get(call.call_id)) and known.standing.value,
+                "load_kw": known and known.load_kw,
+            }
+            for call in self.obligations.calls
+        ]
 
     async def shed(self, call: Call, *, dry_run: bool) -> Sequence[Outcome]:
         """Take on a call, and say which machines it would take now: least efficient first, and only those that may be

@@ -258,8 +258,8 @@ class Reconciler:
                 if order.action is not action:
                     continue
                 machines, kw = machines + 1, kw + order.power_w / 1000
-                if machines > self._ramp.machines or kw > self._ramp.kw_per_min:
-                    break
+                if machines > self._ramp.machines or (machines > 1 and kw > self._ramp.kw_per_min):
+                    break  # but for a machine that is more than a minute's worth, which goes by itself
                 allowed.append(order)
         return allowed
 

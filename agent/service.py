@@ -28,7 +28,7 @@ from agent.inventory import Changes, Inventory
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import report
-from agent.obligations import OPERATOR, Call, Obligations, call_of
+from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, account, call_of
 from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
@@ -125,8 +125,10 @@ class Agent:
         self.curtailer.closed = await self._setting(CLOSED)
         calls = await self._in_writer(self._store.setting, OBLIGATIONS)
         schedule = self.config.obligations.schedule_file
+        callers = {OPERATOR, *(() if schedule is None else (SCHEDULE,)), *self.feeds.grid.loops}
+        known = [call_of(each) for each in json.loads(calls or "[]")]
         self.obligations = Obligations(
-            [call_of(each) for each in json.loads(calls or "[]")],
+            [call for call in known if call.source in callers],  # of those who may still call
             None if schedule is None else Path(schedule),
         )
         self.operations = Operations(
@@ -247,11 +249,15 @@ class Agent:
         """Find out what the grid is owed now. What changed is stored before anything is done for it."""
         before, problem = list(self.obligations.calls), self.obligations.problem
         await asyncio.to_thread(self.obligations.read_schedule)
+        for source, calls in self.feeds.grid.said().items():
+            self.obligations.take(source, calls)
         if self.obligations.problem is not None and self.obligations.problem != problem:
             log.error("event=schedule_refused detail=%r", self.obligations.problem)
-        call = self.obligations.step(self._clock.now(), site_load_kw(picture.views))
+        load_kw = site_load_kw(picture.views)
+        call = self.obligations.step(self._clock.now(), load_kw)
         if self.obligations.calls != before:
             await self._save_calls(self.obligations.calls)
+        await self._account(call, None if load_kw is None else load_kw + self.curtailer.doubtful_kw(picture))
         owed = None
         if call is not None and call.target_kw is not None:
             owed = Obligation(target_kw=call.target_kw, approved=call.source == OPERATOR)
@@ -261,6 +267,22 @@ class Agent:
                 "none" if owed is None else f"{owed.target_kw:g}", "-" if call is None else call.call_id,
             )  # fmt: skip
         self.curtailer.obligation = owed
+
+    async def _account(self, call: Call | None, load_kw: float | None) -> None:
+        """Tell how the site stands to what it owes, whenever that changes."""
+        respond = timedelta(seconds=self.config.obligations.respond_s)
+        before, now = self.obligations.account, self._clock.now()
+        self.obligations.account = after = None if call is None else account(call, now, load_kw, respond)
+        if after is None or (
+            before is not None and (before.call_id, before.standing) == (after.call_id, after.standing)
+        ):
+            return
+        kind = f"obligation_{after.standing.value}"
+        log.log(
+            logging.WARNING if after.standing is not Standing.MET else logging.INFO,
+            "event=%s detail=%r", kind, after.in_words(),
+        )  # fmt: skip
+        await self._in_writer(self._store.save_events, [Event(at=now, kind=kind, detail=after.in_words())])
 
     async def _save_calls(self, calls: Sequence[Call]) -> None:
         told = json.dumps([call.as_data() for call in calls])

@@ -8,15 +8,16 @@ Secrets are never in the file: it names an environment variable or a file that h
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
+from agent.config.mqtt import MqttSection
 from agent.config.obligations import ObligationsSection
 from agent.config.overrides import OverrideSection
 from agent.config.power import PowerSection
@@ -34,6 +35,7 @@ __all__ = [
     "CurtailmentSection",
     "EconomicsSection",
     "MarketSection",
+    "MqttSection",
     "ObligationsSection",
     "PollSection",
     "PowerSection",
@@ -61,6 +63,7 @@ class Config(Section):
     economics: EconomicsSection = EconomicsSection()
     curtailment: CurtailmentSection = CurtailmentSection()
     obligations: ObligationsSection = ObligationsSection()
+    mqtt: MqttSection = MqttSection()
     control: ControlSection = ControlSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
@@ -74,6 +77,24 @@ class Config(Section):
     credentials: CredentialSections = Field(
         default={}, description="Logins by family where they are not the factory's."
     )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        wants = [
+            key
+            for key, wanted in (
+                ("power.kind", self.power.kind == "mqtt"),
+                ("obligations.mqtt_topic", self.obligations.mqtt_topic),
+            )
+            if wanted
+        ]
+        if wants and not self.mqtt.host:
+            raise ValueError(f"{' and '.join(wants)} need a broker: give mqtt.host")
+        if self.mqtt.host and not wants:
+            raise ValueError(
+                'mqtt: nothing is listened to; give power.kind = "mqtt" or obligations.mqtt_topic'
+            )
+        return self
 
     def policy(self) -> CurtailmentPolicy:
         """The rules and limits as the decision wants them."""

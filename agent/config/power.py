@@ -79,8 +79,9 @@ class PeriodSection(Section):
 class PowerSection(SecretSection):
     """The marginal price of energy: fixed, by the calendar, from a market's feed, or from a file."""
 
-    kind: Literal["fixed", "time_of_use", "feed", "file"] = Field(
-        default="fixed", description="fixed, time_of_use (periods), feed (of a market) or file (a CSV)."
+    kind: Literal["fixed", "time_of_use", "feed", "file", "mqtt"] = Field(
+        default="fixed",
+        description="fixed, time_of_use (periods), feed (of a market), file (a CSV) or mqtt (a topic).",
     )
     price_usd_per_kwh: Price = Field(
         default=0.06,
@@ -107,21 +108,27 @@ class PowerSection(SecretSection):
         default="start", description="Of json, csv and file: name of the interval's start."
     )
     price_column: str = Field(default="price", description="Of json, csv and file: name of the price.")
+    topic: str = Field(default="", description="Of mqtt: topic of messages that hold a number or JSON.")
     pointer: str = Field(
-        default="", pattern=r"^(/.*)?$", description="Of json: pointer to the price or to the list of rows."
+        default="",
+        pattern=r"^(/.*)?$",
+        description="Of json and mqtt: pointer to the price or to the list of rows.",
     )
     time_pointer: str = Field(
-        default="", pattern=r"^(/.*)?$", description="Of json: pointer to the time of a single price."
+        default="",
+        pattern=r"^(/.*)?$",
+        description="Of json and mqtt: pointer to the time of a single price.",
     )
     unit: Literal["usd_per_kwh", "usd_per_mwh", "cents_per_kwh"] = Field(
         default="usd_per_kwh",
-        description="Of json, csv and file: unit, with currency_usd for other currencies.",
+        description="Of json, csv, file and mqtt: unit, with currency_usd for other currencies.",
     )
     currency_usd: Annotated[float, Field(gt=0, lt=1000)] | None = Field(
         default=None, description="USD for a unit of the feed's currency: of a pound 1.27, of a euro 1.08."
     )
     interval_s: Annotated[float, Field(ge=60, le=86_400)] | None = Field(
-        default=None, description="Of json, csv and file: seconds that a price holds; default 3600."
+        default=None,
+        description="Of json, csv, file and mqtt: seconds that a price holds; default 3600, of mqtt 300.",
     )
     settlement_s: Annotated[float, Field(ge=60, le=86_400)] | None = Field(
         default=None, description="Seconds over which load settles; default: as the market does."
@@ -163,12 +170,18 @@ class PowerSection(SecretSection):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         self.check_secret()
-        for kind, given in (("feed", self.feed), ("file", self.file), ("time_of_use", self.periods)):
+        given_for = {
+            "feed": self.feed,
+            "file": self.file,
+            "time_of_use": self.periods,
+            "mqtt": self.topic,
+        }
+        for kind, given in given_for.items():
             if given and self.kind != kind:
                 raise ValueError(
                     f"kind is {self.kind}: what is given of {kind} would do nothing; set kind or drop it"
                 )
-        needed = {"feed": ("feed",), "file": ("file",)}.get(self.kind, ())
+        needed = {"feed": ("feed",), "file": ("file",), "mqtt": ("topic",)}.get(self.kind, ())
         for name in needed:
             if not getattr(self, name):
                 raise ValueError(f"kind is {self.kind}: say which {name}")
@@ -202,7 +215,7 @@ class PowerSection(SecretSection):
             location=self.location,
             currency_usd=self.currency_usd or 1.0,
             unit=self.unit,
-            interval=timedelta(seconds=self.interval_s or 3600.0),
+            interval=timedelta(seconds=self.interval_s or (300.0 if self.kind == "mqtt" else 3600.0)),
             zone=ZoneInfo(self.time_zone),
             pointer=self.pointer,
             time_pointer=self.time_pointer,
@@ -218,6 +231,8 @@ class PowerSection(SecretSection):
 
     def settlement(self) -> timedelta:
         """Over what load settles."""
+        if self.kind == "mqtt" and self.settlement_s is None:
+            return self.wanted().interval
         own_s = self.settlement_s or (self.interval_s if self.feed in {"", "json", "csv"} else None)
         return self.market().settlement if own_s is None else timedelta(seconds=own_s)
 

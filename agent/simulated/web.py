@@ -50,7 +50,8 @@ class SourceFault(StrEnum):
 
 
 Handler = Callable[["Request"], Any]
-"""Gives data to be sent as JSON, or a text or bytes to be sent as they are; None is 404."""
+"""Gives data to be sent as JSON, or a text or bytes to be sent as they are; None is 404, a status that
+status."""
 
 
 class Request:
@@ -149,8 +150,8 @@ class SimulatedSources:
             return HTTPStatus.SERVICE_UNAVAILABLE, {}, b"<html>maintenance</html>"
         handler = self._handlers.get(source)
         told = None if handler is None else handler(request)
-        if told is None:
-            return HTTPStatus.NOT_FOUND, {}, b"not found"
+        if told is None or isinstance(told, HTTPStatus):
+            return told or HTTPStatus.NOT_FOUND, {}, b"no"
         return HTTPStatus.OK, {"Content-Type": "application/json"}, _spoilt(told, fault)
 
 

@@ -77,7 +77,7 @@ def expected_settlement(
     before: a spike early in the interval keeps the rest dear, whatever comes next. None if the last price ended longer
     ago than `grace`, which is what markets take to publish.
     """
-    start = _floor(now, settlement)
+    start = floor(now, settlement)
     end = start + settlement
     latest = max((each for each in prices if each.start <= now), default=None)
     if latest is None or now - latest.end > grace:
@@ -93,6 +93,7 @@ def expected_settlement(
     return IntervalPrice(start=start, end=end, usd_per_kwh=mean)
 
 
-def _floor(now: datetime, step: timedelta) -> datetime:
+def floor(now: datetime, step: timedelta) -> datetime:
+    """The beginning of the interval around `now`; intervals of a length are counted from 1970 in UTC."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return epoch + (now - epoch) // step * step

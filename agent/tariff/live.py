@@ -1,6 +1,7 @@
 """Power price from a feed or a file: asked for at its own pace, judged, and made into what a kWh costs the site."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from agent.fetch import Fetcher, SourceError, pause_s, told
 from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
+from agent.mqtt import Subscription
 from agent.tariff import feeds
 from agent.tariff.contract import Contract
 from agent.tariff.intervals import (
@@ -18,12 +20,14 @@ from agent.tariff.intervals import (
     absurd,
     contradicts,
     expected_settlement,
+    floor,
     is_of_known_times,
 )
 
 log = logging.getLogger("hashcost")
 
 KEEP = timedelta(hours=36)
+FIRST_MESSAGE_S = 3.0
 HELD_AGE = timedelta(hours=6)
 """For so long the last price is shown and recommended on; nothing is done on it."""
 
@@ -41,6 +45,9 @@ class Publication(Protocol):
 
     async def prices(self, now: datetime) -> list[IntervalPrice]:
         """What it says now. Raises `SourceError`."""
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long for something new, or shorter where news are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,10 @@ class WebFeed:
         )
         return self.market.parse(page.body, self.wanted, page.fetched_at)
 
+    async def pause(self, seconds: float) -> None:
+        """Nobody tells news: wait."""
+        await asyncio.sleep(seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceFile:
@@ -78,6 +89,41 @@ class PriceFile:
             raise SourceError("unreachable", f"cannot be read ({error.strerror})") from error
         return feeds.table(body, self.wanted, now)
 
+    async def pause(self, seconds: float) -> None:
+        """Nobody tells news: wait."""
+        await asyncio.sleep(seconds)
+
+
+class TopicPrices:
+    """A topic of a broker whose messages hold a price, alone or in JSON. A price without a time of its own holds for
+    the interval in which it came; what a broker retained has no age without one, and is not used."""
+
+    def __init__(self, subscription: Subscription, wanted: feeds.Wanted) -> None:
+        self.subscription = subscription
+        self.name = "mqtt"
+        self.address = f"{subscription.broker.address}/{subscription.topic}"
+        self._wanted = wanted
+
+    async def prices(self, now: datetime) -> list[IntervalPrice]:
+        """The latest message. Raises `SourceError`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                await self.subscription.settled.wait()
+        self.subscription.news.clear()
+        heard = self.subscription.latest()
+        begin = floor(heard.at, self._wanted.interval)
+        prices = feeds.json_page(heard.body, self._wanted, begin)
+        timeless = not self._wanted.time_pointer and [each.start for each in prices] == [begin]
+        if heard.retained and timeless:
+            raise SourceError("unknown", "the broker kept this message, which does not say of when it is")
+        return prices
+
+    async def pause(self, seconds: float) -> None:
+        """Until a message comes, or so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.subscription.news.wait()
+
 
 class LiveTariff:
     """A `PowerPriceSource` on a publication. `run` asks it until cancelled; `quote` never waits."""
@@ -94,7 +140,7 @@ class LiveTariff:
         speed: float = 1.0,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        self._publication = publication
+        self.publication = publication
         self._contract = contract
         self._band = band
         self._settlement = settlement
@@ -115,7 +161,7 @@ class LiveTariff:
         while True:
             wait = await self.ask(now())
             self._on_progress()
-            await asyncio.sleep(pause_s(self._interval_s, self._failures, wait) / self._speed)
+            await self.publication.pause(pause_s(self._interval_s, self._failures, wait) / self._speed)
 
     async def first_answers(self, timeout_s: float) -> None:
         """Until it has answered or failed once, at most for so long."""
@@ -127,9 +173,9 @@ class LiveTariff:
 
     async def ask(self, now: datetime) -> float | None:
         """Ask once, and take in what is said; seconds that the source wants to be left alone, if it says so."""
-        name = self._publication.name
+        name = self.publication.name
         try:
-            self._take(await told(self._publication.prices(now)), now)
+            self._take(await told(self.publication.prices(now)), now)
         except SourceError as error:
             if self._failures == 0:
                 log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
@@ -179,7 +225,7 @@ class LiveTariff:
     ) -> PowerPriceQuote:
         return PowerPriceQuote(
             price_usd_per_kwh=self._contract.marginal_usd_per_kwh(market.usd_per_kwh),
-            source=self._publication.name,
+            source=self.publication.name,
             observed_at=min(observed_at, self._heard_at or observed_at),
             valid_until=market.end,
             state=state,

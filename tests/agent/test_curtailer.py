@@ -317,6 +317,26 @@ async def test_what_left_its_sleep_and_was_put_back_to_sleep_is_still_woken_at_t
         assert sent(rounds, 1) == ["sleep", "sleep", "wake"]
 
 
+async def test_a_milder_call_lets_back_what_it_has_room_for(store):
+    async with site(store, reading(), reading()) as rounds:
+        await shed(rounds, 1, 2)
+        rounds.curtailer.obligation = Obligation(target_kw=4.0, approved=True)
+        await rounds.round(CHEAP)
+        assert sorted(sent(rounds, number) for number in (1, 2)) == [["sleep"], ["sleep", "wake"]]
+        await rounds.round(CHEAP)  # the wake is on its way, and is not taken back
+        assert [order.action for order in rounds.orders() if order.is_open] == [OrderAction.WAKE]
+
+
+async def test_what_was_proposed_is_decided_anew_by_an_agent_that_may_act(store):
+    async with site(store, reading(**LOSING), policy=replace(AT_ONCE, mode=Mode.RECOMMEND)) as rounds:
+        await rounds.round()
+        assert len(rounds.orders(OrderState.PROPOSED)) == 1
+        reloaded = Curtailer(rounds.fleet, rounds.reconciler, AT_ONCE, rounds.clock)
+        rounds.curtailer = reloaded
+        await rounds.round()
+        assert sent(rounds, 1) == ["sleep"]
+
+
 async def test_what_somebody_else_put_to_sleep_is_not_woken_after_an_obligation(store):
     async with site(store, asleep(), reading()) as rounds:
         await shed(rounds, 1, 2)

@@ -200,6 +200,17 @@ async def test_a_ramp_lets_so_many_kw_go_in_a_minute(store):
         await everybody_is_told(site, seconds=59)
 
 
+async def test_a_machine_that_is_more_than_a_minute_s_ramp_is_told_and_holds_up_nobody(store):
+    async with running(store, HandClock(), kw_per_min=5.0) as site:
+        for number, power_w in ((1, 60_000.0), (2, 3500.0)):
+            await site.reconciler.order(order(machine_id=MachineId(mac(number)), power_w=power_w))
+        await site.tick(m1=reading(), m2=reading())
+        assert told(site) == [1]
+        site.clock.forward(seconds=60)
+        await site.tick(m1=asleep(), m2=reading())
+        assert told(site) == [1, 2]
+
+
 async def everybody_is_told(site, seconds):
     everybody = {f"m{number}": reading() for number in site.drivers}
     for number in site.drivers:
