@@ -28,16 +28,19 @@ from agent.inventory import Changes, Inventory
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import report
+from agent.metrics import metrics_text
 from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, account, call_of
 from agent.operations import CLOSED, HELD, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
+from agent.publisher import MetricsFile, MetricsPage
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
 from agent.view import Picture, site_load_kw, view_fleet
+from agent.vitals import Disk, Vitals, measure_disk
 from drivers.addresses import parse_targets
 from drivers.connect import connect
 from drivers.discovery import ScanProgress, ScanResult, scan
@@ -101,6 +104,10 @@ class Agent:
         """Why nothing can be recorded, and so nothing is done; None while all is well."""
         self._stack = contextlib.AsyncExitStack()
         self._rounds = 0
+        self._last_round: RoundRow | None = None
+        self._disk = Disk()
+        textfile = config.metrics.textfile
+        self._metrics_file = None if textfile is None else MetricsFile(Path(textfile))
         self.skipped_rounds = 0
 
     async def __aenter__(self) -> Self:
@@ -164,6 +171,9 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervise("scan", self._scan_loop, pulse=self.pulse))
             group.create_task(supervise("poll", self.poll_forever, pulse=self.pulse))
+            if (listen := self.config.metrics.address()) is not None:
+                page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
+                group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
             if self._socket is not None:
                 commands = Commands(self.operations, clock=self._clock.now)
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
@@ -243,7 +253,38 @@ class Agent:
             await self._in_writer(self._store.save_decisions, changed)
             self.curtailer.stored(changed)
             await self.reconciler.tick(self._sightings(picture))
+        await self._show_vitals(result)
         return picture
+
+    async def _show_vitals(self, result: RoundResult) -> None:
+        """Take stock at the end of a round, for whoever watches the agent."""
+        self._last_round = self._round_row(result)
+        self._disk = await asyncio.to_thread(measure_disk, self._database)
+        if self._metrics_file is not None:
+            text = await asyncio.to_thread(metrics_text, self.vitals())
+            await asyncio.to_thread(self._metrics_file.write, text)
+
+    def vitals(self) -> Vitals | None:
+        """How the agent and its site are doing; None before the first round is over."""
+        picture, last = self.operations.picture, self._last_round
+        if picture is None or last is None:
+            return None
+        obligation = self.curtailer.obligation
+        return Vitals(
+            picture=picture,
+            mode=self.curtailer.policy.mode,
+            held=self.curtailer.held,
+            closed=self.curtailer.closed,
+            orders=self.reconciler.all(),
+            given_up=frozenset(machine_id for machine_id, _ in self.reconciler.given_up()),
+            obligation_kw=None if obligation is None else obligation.target_kw,
+            round=last,
+            rounds=self._rounds,
+            loops=self.pulse.as_data(),
+            sources=self.feeds.statuses(),
+            storage_problem=self.storage_problem,
+            disk=self._disk,
+        )
 
     async def _oblige(self, picture: Picture) -> None:
         """Find out what the grid is owed now. What changed is stored before anything is done for it."""

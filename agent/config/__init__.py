@@ -17,6 +17,7 @@ from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
+from agent.config.metrics import MetricsSection
 from agent.config.mqtt import MqttSection
 from agent.config.obligations import ObligationsSection
 from agent.config.overrides import OverrideSection
@@ -35,6 +36,7 @@ __all__ = [
     "CurtailmentSection",
     "EconomicsSection",
     "MarketSection",
+    "MetricsSection",
     "MqttSection",
     "ObligationsSection",
     "PollSection",
@@ -65,6 +67,7 @@ class Config(Section):
     obligations: ObligationsSection = ObligationsSection()
     mqtt: MqttSection = MqttSection()
     control: ControlSection = ControlSection()
+    metrics: MetricsSection = MetricsSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
     )
