@@ -92,6 +92,11 @@ class Feeds:
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(self._group.create_task(supervise(name, run, pulse=self._pulse)))
 
+    def remember(self, figures: Sequence[Figure]) -> None:
+        """What was accepted before the agent began: a first word that jumps from it is not believed alone."""
+        if self._live is not None:
+            self._live.remember(figures)
+
     def figures(self, quote: HashpriceQuote | None) -> Sequence[Figure]:
         """Each number behind the hashprice, those that are missing too."""
         return fixed_figures(quote) if self._live is None else self._live.figures
@@ -155,6 +160,7 @@ def power_source(
                 wanted=power.wanted(),
                 fetcher=fetcher,
                 headers={"Ocp-Apim-Subscription-Key": power.secret()} if power.has_secret else {},
+                account=None if power.account is None else power.account.account(),
             )
     return LiveTariff(
         publication,

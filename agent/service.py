@@ -27,7 +27,7 @@ from agent.fleet import Failure, Fleet
 from agent.inventory import Changes, Inventory
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
-from agent.market.report import report
+from agent.market.report import accepted_figures, report
 from agent.metrics import metrics_text
 from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, account, call_of
 from agent.operations import CLOSED, HELD, Operations
@@ -114,6 +114,8 @@ class Agent:
         self._store = await self._in_writer(Store, self._database)
         self.fleet = Fleet(await self._in_writer(self._store.load_machines))
         self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
+        prices = await self._in_writer(self._store.setting, PRICES)
+        self.feeds.remember(accepted_figures(json.loads(prices or "{}")))
         await self._stack.enter_async_context(self.feeds)
         policy = self.config.policy()
         remembered = await self._in_writer(self._store.load_orders, self._clock.now() - REMEMBER)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from agent.config.market import web_address
 from agent.config.secret import SecretSection
 from agent.config.section import Section
+from agent.tariff.account import ERCOT_TOKEN_URL, ErcotAccount
 from agent.tariff.calendar import Calendar, Period
 from agent.tariff.contract import Contract, Kind
 from agent.tariff.feeds import MARKETS, Market, Wanted
@@ -76,6 +77,24 @@ class PeriodSection(Section):
         )
 
 
+class AccountSection(SecretSection):
+    """The account that ERCOT's public API wants beside the key; the secret is its password."""
+
+    username: str = Field(description="User of the account.")
+    token_url: Annotated[str, AfterValidator(web_address)] = Field(
+        default=ERCOT_TOKEN_URL, description="Where tokens are given."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        self.check_secret(needed=True)
+        return self
+
+    def account(self) -> ErcotAccount:
+        """The account, its password resolved."""
+        return ErcotAccount(username=self.username, password=self.secret(), token_url=self.token_url)
+
+
 class PowerSection(SecretSection):
     """The marginal price of energy: fixed, by the calendar, from a market's feed, or from a file."""
 
@@ -101,6 +120,9 @@ class PowerSection(SecretSection):
     )
     url: str = Field(
         default="", description="Of feed: another base address, or the whole one of json and csv."
+    )
+    account: AccountSection | None = Field(
+        default=None, description="Of ercot: the account that it wants beside the key."
     )
     location: str = Field(default="", description="Settlement point, zone, delivery area or tariff code.")
     file: str = Field(default="", description="Of file: path of a CSV with a header.")
@@ -196,6 +218,8 @@ class PowerSection(SecretSection):
 
     def _check_feed(self) -> None:
         market = self.market()
+        if self.account is not None and self.feed != "ercot":
+            raise ValueError(f"feed is {self.feed}: an account is for ercot")
         if market.needs_location and not self.location:
             raise ValueError(f"feed is {self.feed}: give the location whose prices are meant")
         if market.foreign and self.currency_usd is None:

@@ -95,6 +95,13 @@ class LiveHashprice:
         values = ", ".join(f"{each.kind.value} {each.value:.10g}" for each in source.said)
         source.status = replace(source.status, answered_at=now(), failure=None, values=values)
 
+    def remember(self, figures: Sequence[Figure]) -> None:
+        """Take these for accepted."""
+        names = {kind.value for kind in Kind}
+        self._accepted = {Kind(each.name): each for each in figures if each.name in names} | dict(
+            self._accepted
+        )
+
     def statuses(self) -> list[SourceStatus]:
         """How each source is doing."""
         return [source.status for source in self._sources]

@@ -1,6 +1,6 @@
 """What the agent believes about prices at a moment: every number with its source and its age."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -51,6 +51,20 @@ class Figure:
             "automatic": self.automatic,
             "detail": self.detail,
         }
+
+
+def figure_of(data: Mapping[str, Any], at: datetime) -> Figure:
+    """What `as_data` made at that time. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+    age_s = data["age_s"]
+    return Figure(
+        name=str(data["name"]),
+        value=None if data["value"] is None else float(data["value"]),
+        source=data["source"],
+        observed_at=None if age_s is None else at - timedelta(seconds=float(age_s)),
+        state=PriceState(data["state"]),
+        automatic=bool(data["automatic"]),
+        detail=str(data["detail"]),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

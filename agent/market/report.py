@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from agent.market.quote import Figure, Market, PriceState, SourceStatus
+from agent.market.quote import Figure, Market, PriceState, SourceStatus, figure_of
 
 
 def report(market: Market, figures: Iterable[Figure], sources: Iterable[SourceStatus]) -> dict[str, Any]:
@@ -32,6 +32,16 @@ def report(market: Market, figures: Iterable[Figure], sources: Iterable[SourceSt
         "forecast": None if hashprice is None or hashprice.forecast is None else asdict(hashprice.forecast),
         "sources": [_source(each) for each in sources],
     }
+
+
+def accepted_figures(prices: Mapping[str, Any]) -> list[Figure]:
+    """The numbers of a report that were live and acted on when it was made; none of what cannot be read."""
+    try:
+        at = datetime.fromisoformat(prices["at"])
+        figures = [figure_of(each, at) for each in prices["figures"]]
+    except (KeyError, TypeError, ValueError):  # of another version
+        return []
+    return [each for each in figures if each.state is PriceState.LIVE and each.automatic]
 
 
 def _source(status: SourceStatus) -> dict[str, Any]:

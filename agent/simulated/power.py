@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
 
 from agent.simulated.web import Handler, Request, SimulatedSources, SourceFault
@@ -46,12 +48,16 @@ class SimulatedPower:
     def __init__(self, truth: TruePower, clock: Callable[[], datetime]) -> None:
         self.truth = truth
         self._clock = clock
+        self.ercot_account: tuple[str, str] | None = None
+        """User and password, where a token is wanted beside the key."""
+        self.ercot_token = "simulated-token"  # noqa: S105 - it is
         self.server = SimulatedSources(self._handlers())
 
     def _handlers(self) -> Mapping[str, Handler]:
         return {
             "comed": self._comed,
             "ercot": self._ercot,
+            "ercot_token": self._ercot_token,
             "nord_pool": self._nord_pool,
             "octopus": self._octopus,
             "miso": self._miso,
@@ -90,7 +96,20 @@ class SimulatedPower:
             for end in self._ends("comed")
         ]
 
+    def _ercot_token(self, request: Request) -> Any:
+        form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        wanted = {"grant_type": "password", "response_type": "id_token"}
+        right = (form.get("username"), form.get("password")) == self.ercot_account
+        if not right or not wanted.items() <= form.items() or "openid" not in form.get("scope", ""):
+            return HTTPStatus.UNAUTHORIZED
+        return {"id_token": self.ercot_token, "token_type": "Bearer", "expires_in": "3600"}
+
     def _ercot(self, request: Request) -> Any:
+        if (
+            self.ercot_account is not None
+            and request.headers.get("authorization") != f"Bearer {self.ercot_token}"
+        ):
+            return HTTPStatus.UNAUTHORIZED
         if request.path != "/api/public-reports/np6-788-cd/lmp_node_zone_hub":
             return None
         if request.headers.get("ocp-apim-subscription-key") != ERCOT_KEY:

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from agent.fetch import Fetcher, SourceError, pause_s, told
+from agent.fetch import Fetcher, Page, SourceError, pause_s, told
 from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
 from agent.mqtt import Subscription
 from agent.tariff import feeds
+from agent.tariff.account import ErcotAccount
 from agent.tariff.contract import Contract
 from agent.tariff.intervals import (
     Band,
@@ -60,13 +61,24 @@ class WebFeed:
     wanted: feeds.Wanted
     fetcher: Fetcher
     headers: Mapping[str, str]
+    account: ErcotAccount | None = None
 
     async def prices(self, now: datetime) -> list[IntervalPrice]:
-        """Ask the feed. Raises `SourceError`."""
-        page = await self.fetcher.get(
-            self.address + self.market.path(self.wanted, now), headers=dict(self.headers)
-        )
+        """Ask the feed, once more if its token expired. Raises `SourceError`."""
+        try:
+            page = await self._ask(now)
+        except SourceError as error:
+            if self.account is None or error.kind not in {"status_401", "status_403"}:
+                raise
+            self.account.refused()
+            page = await self._ask(now)
         return self.market.parse(page.body, self.wanted, page.fetched_at)
+
+    async def _ask(self, now: datetime) -> Page:
+        token = {} if self.account is None else await self.account.headers(self.fetcher)
+        return await self.fetcher.get(
+            self.address + self.market.path(self.wanted, now), headers={**self.headers, **token}
+        )
 
     async def pause(self, seconds: float) -> None:
         """Nobody tells news: wait."""

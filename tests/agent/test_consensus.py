@@ -1,6 +1,7 @@
 """What is believed of many sources: never outside of what they say, never moved by one that lies, never younger than
 what was seen."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -18,7 +19,8 @@ from agent.market.consensus import (
     Observation,
     agree,
 )
-from agent.market.quote import PriceState
+from agent.market.quote import Market, PriceState
+from agent.market.report import accepted_figures, report
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 TICKERS = ("coinbase", "kraken", "bitstamp", "gemini")
@@ -222,6 +224,67 @@ def test_difficulty_moves_by_no_more_than_four_at_a_time_unless_two_say_so():
 )
 def test_fees_have_their_band(fees, state):
     assert figure(agree(chain(fees=fees), {}, NOW), "fees_btc").state is state
+
+
+CHAIN = ("bitcoin_core", "mempool", "braiins", "blockchain_info")
+TRUE = {Kind.DIFFICULTY: DIFFICULTY, Kind.HEIGHT: HEIGHT, Kind.FEES: FEES}
+chain_kinds = st.sampled_from(list(TRUE))
+
+
+def judged(kind, values, accepted=None, at=NOW):
+    told = [said(kind, value, source) for value, source in zip(values, CHAIN, strict=False)]
+    return figure(agree(told, accepted or {}, at), kind.value)
+
+
+@given(chain_kinds, st.lists(st.floats(0.5, 1.9), min_size=1, max_size=4))
+def test_a_number_of_the_chain_is_one_that_somebody_said(kind, factors):
+    values = [TRUE[kind] * factor for factor in factors]
+    told = judged(kind, values)
+    if told.value is not None:
+        assert told.value in values
+
+
+@given(chain_kinds, st.floats(1e-6, 1e6), st.integers(0, 2), st.booleans())
+def test_one_liar_of_three_never_moves_a_number_of_the_chain(kind, factor, place, known):
+    """Not even if it is the most trusted."""
+    lie = TRUE[kind] * factor
+    apart = {Kind.DIFFICULTY: 0.01 * DIFFICULTY, Kind.HEIGHT: 6, Kind.FEES: 0.1}[kind]
+    assume(abs(lie - TRUE[kind]) > apart)
+    values = [TRUE[kind]] * 3
+    values[place] = lie
+    accepted = agree(market(), {}, NOW).accepted if known else {}
+    told = judged(kind, values, accepted)
+    assert (told.value, told.state) == (TRUE[kind], PriceState.LIVE)
+
+
+@given(chain_kinds, st.lists(st.integers(0, 90_000), min_size=1, max_size=6))
+def test_the_age_of_a_number_of_the_chain_never_falls_without_a_new_observation(kind, waits):
+    heard, accepted, now, youngest = market(), {}, NOW, None
+    for wait in waits:
+        now += timedelta(seconds=wait)
+        agreed = agree(heard, accepted, now)
+        accepted = agreed.accepted
+        told = figure(agreed, kind.value)
+        if told.observed_at is not None:
+            assert youngest is None or told.observed_at <= youngest
+            youngest = told.observed_at
+
+
+def test_what_was_accepted_outlives_the_agent_by_what_it_reported():
+    """Without it the first word after a restart would meet no check of jumps."""
+    agreed = agree(market(), {}, NOW)
+    told = report(Market(at=NOW, hashprice=agreed.quote, power=None), agreed.figures, [])
+    remembered = {Kind(each.name): each for each in accepted_figures(json.loads(json.dumps(told)))}
+    assert remembered == dict(agreed.accepted)
+    alone = agree([*chain(fees=FEES * 100), *tickers(PRICE, PRICE)], remembered, NOW)
+    assert figure(alone, "fees_btc").state is PriceState.QUARANTINED
+
+
+@pytest.mark.parametrize(
+    "prices", [{}, {"at": "x", "figures": []}, {"at": NOW.isoformat(), "figures": [{}]}, []]
+)
+def test_a_report_of_another_version_is_no_memory(prices):
+    assert accepted_figures(prices) == []
 
 
 def test_fees_that_jump_are_quarantined_until_a_second_source_says_so():

@@ -3,10 +3,11 @@
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import httpx
 import pytest
 
 from agent.clock import Clock
-from agent.fetch import CACHED_PAGES, Fetcher, SourceError, pause_s, told
+from agent.fetch import CACHED_PAGES, Fetcher, SourceError, _retry_after_s, pause_s, told
 from agent.market.live import LiveHashprice
 from agent.market.sources import Endpoint
 from agent.simulated.web import SimulatedSources
@@ -85,6 +86,20 @@ def test_a_source_that_fails_is_asked_more_and_more_rarely_and_never_sooner_than
     assert 240 <= pause_s(60.0, 2, None) <= 264
     assert 900 <= pause_s(60.0, 20, None) <= 990
     assert 300 <= pause_s(60.0, 0, 300.0) <= 330
+
+
+async def test_a_source_may_ask_for_patience_with_a_date():
+    """By its own clock, which need not be ours."""
+    sent, until = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:30:00 GMT"
+    for headers, wanted in (
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": until, "Date": sent}, 120.0),
+        ({"Retry-After": sent, "Date": until}, 0.0),
+        ({"Retry-After": until}, None),
+        ({"Retry-After": "soon", "Date": sent}, None),
+        ({}, None),
+    ):
+        assert _retry_after_s(httpx.Response(429, headers=headers)) == wanted
 
 
 async def test_a_node_that_fails_is_no_witness_against_those_that_answer():

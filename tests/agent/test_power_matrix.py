@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.simulated.power import ERCOT_KEY
+from agent.clock import Clock
+from agent.config.power import AccountSection
+from agent.feeds import power_source
+from agent.fetch import Fetcher
+from agent.simulated.power import ERCOT_KEY, SimulatedPower, TruePower
 from agent.simulated.web import SourceFault
-from tests.agent.power_matrix import FEEDS, Cell, Key, collect, document, keys
+from tests.agent.power_matrix import FEEDS, START, Cell, Key, collect, document, keys, section
+from tests.agent.source_matrix import HandClock
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "power-source-matrix.md"
 
@@ -61,6 +66,33 @@ def test_a_real_time_price_that_nobody_renews_is_held_and_not_acted_on(cells, fe
     assert cells[feed, fault].quote.automatic
     later = cells[feed, fault].later
     assert (later.state, later.automatic) == ("held", False)
+
+
+async def test_ercot_is_asked_with_the_token_of_an_account_and_a_new_one_when_that_expired(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "password").write_text("pickaxe")
+    monkeypatch.setenv("ERCOT_KEY", ERCOT_KEY)
+    clock = HandClock(START)
+    power = SimulatedPower(TruePower(), clock)
+    power.ercot_account = ("site", "pickaxe")
+    async with power.server, Fetcher(Clock(now=clock), timeout_s=2.0) as fetcher:
+        given = {"token_url": power.server.url("ercot_token"), "password_file": str(tmp_path / "password")}
+        tariff = power_source(
+            section(power, "ercot", account=AccountSection(username="site", **given)),
+            fetcher,
+            Clock(now=clock),
+        )
+        for token in ("one", "two"):
+            power.ercot_token = token
+            await tariff.ask(clock())
+            assert tariff.status.failure is None
+        assert power.server.asked["ercot_token"] == 2
+        thief = AccountSection(username="thief", **given)
+        for own in ({"account": thief}, {}):
+            refused = power_source(section(power, "ercot", **own), fetcher, Clock(now=clock))
+            await refused.ask(clock())
+            assert refused.status.failure == "status_401: HTTP 401"
 
 
 def test_the_document_is_current(cells):

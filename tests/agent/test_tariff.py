@@ -278,6 +278,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "systemd" / "examples").glob("*.t
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 async def test_each_example_is_explained_back_in_words(example, monkeypatch, tmp_path):
     (tmp_path / "ercot").write_text("a key")
+    (tmp_path / "ercot-account").write_text("a password")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     config = load(example)
     hashprice = await FixedHashprice(**config.market.fixed()).quote(NOW)
