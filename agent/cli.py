@@ -252,6 +252,32 @@ def restore(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -
     _tell(socket, "restore", as_json, selector=" ".join(selector), dry_run=not yes)
 
 
+@cli.command("fetch-prices")
+@click.argument("library", type=click.Choice(["entsoe", "gridstatus"]))
+@click.argument("market")
+@click.argument("location")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="CSV to write."
+)
+@click.option(
+    "--key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the account's key.",
+)
+def fetch_prices(library: str, market: str, location: str, output: Path, key_file: Path | None) -> None:
+    """Bring power prices through a LIBRARY into the CSV that `power.kind = "file"` reads: entsoe day_ahead DE_LU, or
+    gridstatus CAISO TH_NP15_GEN-APND. For a timer; the agent does not use it."""
+    from agent.config.secret import resolve
+    from agent.tariff.library import fetch
+
+    try:
+        key = None if key_file is None else resolve(file=str(key_file))
+    except ValueError as error:
+        raise UsageError(f"--key-file: {error}") from error
+    count = fetch(library, market, location, output, key=key, now=datetime.now(UTC))
+    click.echo(f"{count} prices in {output}")
+
+
 @cli.command()
 @click.option("--to-kw", type=KW, help="Load that the site may draw.")
 @click.option(
