@@ -457,6 +457,39 @@ def check(config_path: Path | None, database: Path, as_json: bool) -> None:
 
 
 @cli.group()
+def alerts() -> None:
+    """What is wrong, and who is told."""
+
+
+@alerts.command("list")
+@_socket_option
+@_json_option
+def alerts_list(socket: Path, as_json: bool) -> None:
+    """What is wrong now."""
+    _tell(socket, "alerts", as_json)
+
+
+@alerts.command("acknowledge")
+@click.argument("alert")
+@_socket_option
+@_json_option
+def alerts_acknowledge(alert: str, socket: Path, as_json: bool) -> None:
+    """Say that somebody has seen an alert: no more reminders until it is over."""
+    _tell(socket, "acknowledge", as_json, alert=alert)
+
+
+@alerts.command("test")
+@_config_option
+def alerts_test(config_path: Path | None) -> None:
+    """Send a message to every target of the configuration."""
+    from agent.trial import send_trial
+
+    taken = send_trial(_load(config_path))
+    if not all(taken.values()):
+        sys.exit(PARTLY if any(taken.values()) else FAILED)
+
+
+@cli.group()
 def credentials() -> None:
     """Logins of the machines."""
 

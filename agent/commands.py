@@ -2,6 +2,7 @@
 
 status                                   what the agent says of itself
 orders                                   the open orders
+alerts, acknowledge {"alert": "disk"}    what is wrong; somebody has seen it
 hold, resume                             leave everything as it is; go on
 approve, reject {"orders": [1]}          proposed orders, or {"all": true}
 curtail, restore {"selector": "..."}     machines; with "dry_run" the answer is the same and nothing happens
@@ -83,6 +84,12 @@ class CommandTarget(Protocol):
     async def release(self, call_id: str) -> bool:
         """End a call that an operator gave; False if there is none."""
 
+    async def alerts(self) -> Sequence[Mapping[str, Any]]:
+        """What is wrong now: `name`, `severity`, `text`, `since`, `acknowledged_by`."""
+
+    async def acknowledge(self, name: str, by: str) -> bool:
+        """Somebody has seen an alert; False if it is not there."""
+
     async def record(self, event: Event) -> None:
         """Store an event."""
 
@@ -159,6 +166,12 @@ class CallArguments(_Arguments):
     call_id: str
 
 
+class AlertArguments(_Arguments):
+    """Of `acknowledge`."""
+
+    alert: str
+
+
 A = TypeVar("A", bound=_Arguments)
 
 
@@ -193,6 +206,8 @@ class Commands:
             "status": self._status,
             "orders": self._orders,
             "obligations": self._obligations,
+            "alerts": self._alerts,
+            "acknowledge": self._acknowledge,
             "shed": self._shed,
             "release": self._release,
             "hold": self._hold_or_resume,
@@ -218,6 +233,19 @@ class Commands:
     async def _obligations(self, request: Request) -> dict[str, Any]:
         _arguments(request, NoArguments)
         return {"obligations": [dict(call) for call in await self._agent.calls()]}
+
+    async def _alerts(self, request: Request) -> dict[str, Any]:
+        _arguments(request, NoArguments)
+        return {"alerts": [dict(alert) for alert in await self._agent.alerts()]}
+
+    async def _acknowledge(self, request: Request) -> dict[str, Any]:
+        arguments = _arguments(request, AlertArguments)
+        await self._record(request, repr(arguments.alert))
+        if not await self._agent.acknowledge(arguments.alert, request.user):
+            raise CommandError(
+                f"acknowledge: no alert {arguments.alert!r}; `hashcost alerts list` shows what there is"
+            )
+        return {"acknowledged": arguments.alert}
 
     async def _shed(self, request: Request) -> dict[str, Any]:
         arguments = _arguments(request, ShedArguments)
@@ -354,6 +382,12 @@ def _standing_in_words(call: Mapping[str, Any]) -> str:
     return f"in force, {call['standing']} ({load})"
 
 
+def _alert_in_words(alert: Mapping[str, Any]) -> str:
+    by = alert["acknowledged_by"]
+    seen = "" if by is None else f"  (acknowledged by {by})"
+    return f"{alert['severity']:8}  {alert['name']}  {alert['text']}  since {alert['since'][:19]}{seen}"
+
+
 def exit_status(answer: Mapping[str, Any]) -> int:
     """0 done, 1 nothing of it, 3 in part."""
     if not answer.get("refused"):
@@ -373,6 +407,10 @@ def in_words(command: str, answer: Mapping[str, Any]) -> str:
                 f"{call['call_id']}  {_call_in_words(call)}  {_standing_in_words(call)}"
                 for call in answer["obligations"]
             ] or ["nothing is owed to the grid"]
+        case "alerts":
+            lines = [_alert_in_words(alert) for alert in answer["alerts"]] or ["nothing is wrong"]
+        case "acknowledge":
+            lines = [f"acknowledged {answer['acknowledged']}: no more reminders until it is over"]
         case "release":
             lines = [f"released {answer['released']}: what sleeps for it comes back, at the ramp"]
         case "shed":

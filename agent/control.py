@@ -40,7 +40,7 @@ log = logging.getLogger("hashcost")
 
 DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")
 OPERATOR_GROUP = "hashcost-operators"
-VIEWER_COMMANDS = frozenset({"status", "orders", "obligations"})
+VIEWER_COMMANDS = frozenset({"status", "orders", "obligations", "alerts"})
 """What everybody may ask; every other command is an operator's."""
 VERSION = 1
 LINE_LIMIT_BYTES = 64 * 1024

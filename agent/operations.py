@@ -10,6 +10,7 @@ from agent.appraisal import Terms
 from agent.curtailer import Curtailer, snapshot
 from agent.curtailment import Headroom, Participation, participation
 from agent.fleet import Fleet
+from agent.herald import Herald, as_data
 from agent.obligations import Call, Obligations
 from agent.orders import Order, OrderAction, OrderState
 from agent.policy import Reason
@@ -45,6 +46,7 @@ class Operations:
         health: Callable[[], Mapping[str, Any]] = dict,
         obligations: Obligations | None = None,
         save_calls: Callable[[Sequence[Call]], Awaitable[None]] | None = None,
+        herald: Herald | None = None,
     ) -> None:
         self.terms = terms
         self.picture: Picture | None = None
@@ -57,6 +59,7 @@ class Operations:
         self._health = health
         self.obligations = obligations or Obligations()
         self._save_calls = save_calls
+        self._herald = herald
 
     async def status(self) -> dict[str, Any]:
         """Mode, hold, counts of orders, and how its loops and its database are doing."""
@@ -69,6 +72,14 @@ class Operations:
             "orders": dict(orders),
             **self._health(),
         }
+
+    async def alerts(self) -> Sequence[Mapping[str, Any]]:
+        """What is wrong now, as plain data."""
+        return [] if self._herald is None else as_data(self._herald.firing())
+
+    async def acknowledge(self, name: str, by: str) -> bool:
+        """Somebody has seen an alert; False if there is none of the name."""
+        return self._herald is not None and await self._herald.acknowledge(name, by)
 
     async def calls(self) -> Sequence[Mapping[str, Any]]:
         """Calls of the grid that are in force or to come, as plain data."""

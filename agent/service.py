@@ -24,6 +24,7 @@ from agent.curtailment import Obligation
 from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
+from agent.herald import ALERTS, Herald
 from agent.inventory import Changes, Inventory
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
@@ -91,6 +92,7 @@ class Agent:
         self._power = power or self.feeds.power
         self._read_options = read_options(config, self._clock)
         self._logins = logins(config)
+        self._habits = config.alerts.habits(config.power.time_zone)
         self._poller = Poller(
             workers=config.poll.workers,
             deadline_s=ROUND_INTERVALS * config.poll.interval_s,
@@ -140,6 +142,14 @@ class Agent:
             [call for call in known if call.source in callers],  # of those who may still call
             None if schedule is None else Path(schedule),
         )
+        self.herald = Herald(
+            self._habits,
+            await self._in_writer(self._store.setting, ALERTS),
+            clock=self._clock.now,
+            save=self._save_if_possible,
+            record=lambda event: self._save_events_if_possible([event]),
+        )
+        self._stack.callback(self.herald.close)
         self.operations = Operations(
             self.fleet,
             self.reconciler,
@@ -150,6 +160,7 @@ class Agent:
             save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
             obligations=self.obligations,
             save_calls=self._save_calls,
+            herald=self.herald,
             health=lambda: {"loops": self.pulse.as_data(), "storage_problem": self.storage_problem},
         )
         return self
@@ -176,6 +187,7 @@ class Agent:
             if (listen := self.config.metrics.address()) is not None:
                 page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
                 group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
+            group.create_task(supervise("alerts", self.herald.run))
             if self._socket is not None:
                 commands = Commands(self.operations, clock=self._clock.now)
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
@@ -265,6 +277,17 @@ class Agent:
         if self._metrics_file is not None:
             text = await asyncio.to_thread(metrics_text, self.vitals())
             await asyncio.to_thread(self._metrics_file.write, text)
+        if (vitals := self.vitals()) is not None:
+            await self.herald.look(vitals)
+
+    async def _save_if_possible(self, name: str, value: str) -> None:
+        """Of what must be told on a broken disk above all."""
+        with contextlib.suppress(StorageError):
+            await self._in_writer(self._store.save_setting, name, value)
+
+    async def _save_events_if_possible(self, events: Sequence[Event]) -> None:
+        with contextlib.suppress(StorageError):
+            await self._in_writer(self._store.save_events, events)
 
     def vitals(self) -> Vitals | None:
         """How the agent and its site are doing; None before the first round is over."""

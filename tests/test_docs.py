@@ -1,5 +1,6 @@
 """The reference names everything that exists."""
 
+import re
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 
 from agent.cli import cli
 from agent.config import Config, CredentialSection
+from agent.config.alerts import TargetSection
 from agent.config.market import SourceSection
 from agent.config.overrides import OverrideSection
 from agent.config.power import PeriodSection
@@ -35,6 +37,7 @@ def config_keys() -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += [f"{section}.{key}" for key in field.annotation.model_fields]
     nested = {
+        "alerts.targets.NAME": TargetSection,
         "market.sources.NAME": SourceSection, "power.periods": PeriodSection, "overrides.NAME": OverrideSection,
     }  # fmt: skip
     return [*keys, *(f"{name}.{key}" for name, model in nested.items() for key in model.model_fields)]
@@ -86,3 +89,12 @@ def test_column_is_documented(column):
 @pytest.mark.parametrize("key", [binding.key for binding in FleetApp.BINDINGS])
 def test_key_binding_is_documented(key):
     assert f"`{key}`" in REFERENCE
+
+
+def test_every_alert_is_documented():
+    source = (Path(__file__).parent.parent / "agent" / "alerts.py").read_text()
+    names = set(re.findall(r'(?:_condition|_over)\(\s*f?"(\w+)', source)) | set(
+        re.findall(r'name="(\w+)"', source)
+    )
+    assert len(names) == 10
+    assert all(f"| `{name}" in REFERENCE for name in names)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from agent.config.alerts import AlertsSection
 from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
@@ -30,6 +31,7 @@ from drivers.driver import Credentials
 from drivers.reading import Family
 
 __all__ = [
+    "AlertsSection",
     "Config",
     "ConfigError",
     "CredentialSection",
@@ -68,6 +70,7 @@ class Config(Section):
     mqtt: MqttSection = MqttSection()
     control: ControlSection = ControlSection()
     metrics: MetricsSection = MetricsSection()
+    alerts: AlertsSection = AlertsSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
     )

@@ -1,11 +1,12 @@
 """What energy costs."""
 
-from datetime import date, time, timedelta
+from datetime import date, timedelta
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
+from agent.config.hours import clocks, span
 from agent.config.market import web_address
 from agent.config.secret import SecretSection
 from agent.config.section import Section
@@ -26,20 +27,6 @@ def _zone(name: str) -> str:
     return name
 
 
-def _hours(text: str) -> str:
-    _clocks(text)
-    return text
-
-
-def _clocks(text: str) -> tuple[time, time]:
-    """`16:00-21:00`. Raises `ValueError`."""
-    start, _, end = text.partition("-")
-    try:
-        return time.fromisoformat(start.strip()), time.fromisoformat(end.strip().replace("24:00", "00:00"))
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no time of day; write it like 16:00-21:00") from error
-
-
 def _date(text: str) -> str:
     try:
         date.fromisoformat(text)
@@ -52,7 +39,7 @@ class PeriodSection(Section):
     """A price that holds at some hours of a time-of-use tariff. Of several that fit, the first counts."""
 
     price_usd_per_kwh: Price = Field(description="Energy rate, USD/kWh.")
-    hours: Annotated[str, AfterValidator(_hours)] = Field(
+    hours: Annotated[str, AfterValidator(span)] = Field(
         default="00:00-24:00",
         description="Wall clock of the site: 16:00-21:00, or 22:00-06:00 over midnight.",
     )
@@ -67,7 +54,7 @@ class PeriodSection(Section):
 
     def period(self) -> Period:
         """The same for the calendar."""
-        start, end = _clocks(self.hours)
+        start, end = clocks(self.hours)
         return Period(
             price_usd_per_kwh=self.price_usd_per_kwh,
             start=start,

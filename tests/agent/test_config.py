@@ -121,7 +121,7 @@ def test_every_problem_names_the_file_on_a_line_of_its_own():
         ("[scan]\nzzz = 1", "scan.zzz: unknown key; known here: addresses, interval_s"),
         (
             "verbose = true",
-            "verbose: unknown key; known here: control, credentials, curtailment, economics, groups",
+            "verbose: unknown key; known here: alerts, control, credentials, curtailment, economics",
         ),
     ],
     ids=["section", "key", "nothing like it", "top level"],
