@@ -446,13 +446,13 @@ def whatif(
 @_database_option
 @_json_option
 def check(config_path: Path | None, database: Path, as_json: bool) -> None:
-    """Validate configuration, credentials, database and reachability of the machines."""
+    """Look for what stands in the way: configuration, credentials, clock, disk, database, sources, machines."""
     from agent.check import check_site
     from agent.daemon import setup_logging
 
     setup_logging(quiet=True)  # what is found is printed
     config = _load(config_path)
-    if not check_site(config, database, as_json=as_json):
+    if not check_site(config, database, as_json=as_json, config_path=config_path):
         sys.exit(FAILED)
 
 

@@ -171,9 +171,14 @@ class Antminer(Commanded):
         )
 
 
+def cannot_sleep(model: str) -> bool:
+    """Whether stock firmware of this model has no sleep in its API."""
+    return any(old in model.upper() for old in _WITHOUT_SLEEP)
+
+
 def _why_no_commands(identity: Identity, address: Address) -> str:
     """Why the machine can only be read; empty if it can be commanded."""
-    if any(old in identity.model.upper() for old in _WITHOUT_SLEEP):
+    if cannot_sleep(identity.model):
         return f"{identity.model} cannot sleep over its API"
     return "its web interface is not reached behind a forwarded port" if address.port is not None else ""
 
