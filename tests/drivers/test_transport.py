@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.connection import Endpoint
 from drivers.driver import ConnectionLost, DriverError, Malformed, NoAnswer, OutOfSockets, Oversized, Refused
-from drivers.transport import CgminerAnswer, Endpoint, ask_cgminer, ask_framed, decode_object
+from drivers.transport import CgminerAnswer, ask_cgminer, ask_framed, decode_object
 
 VALUES = st.recursive(
     st.none()
