@@ -101,9 +101,12 @@ def decode_object(data: bytes) -> Answer:
         return _loads(content)
 
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, strict=False)
+
+
 def _loads(content: str) -> Answer:
     try:
-        value = json.loads(content, parse_constant=lambda _: None, strict=False)
+        value = _DECODER.decode(content)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
