@@ -1,4 +1,4 @@
-"""The event loop that the agent runs on: uvloop, on which a reading costs a third less CPU (docs/performance.md)."""
+"""The event loop that the agent runs on: uvloop, on which a reading costs a third less CPU."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,5 +1,6 @@
 """`hashcost scan`: look at addresses once, say who answers, change nothing."""
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Sequence
