@@ -60,6 +60,22 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class HostPort(click.ParamType[tuple[str, int]]):
+    """`127.0.0.1:2222` or `[::1]:2222`."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Refuse what has no port."""
+        host, colon, port = str(value).rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            self.fail(f"{value!r} is no address and port, as 0.0.0.0:2222 or [::]:2222", param, ctx)
+        return host, int(port)
+
+
 KW = FiniteRange(min=0, max=1e7, max_open=True)
 
 
@@ -101,6 +117,10 @@ def _all_option(function: F) -> F:
 
 def _json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")(function)
+
+
+DEFAULT_KEYS = Path("/etc/hashcost/authorized_keys")
+DEFAULT_HOST_KEY = Path("/var/lib/hashcost-ssh/host_key")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -199,6 +219,42 @@ def tui(database: Path) -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("tui: needs a terminal; `hashcost status` prints the same picture anywhere")
     os.execv(sys.executable, [sys.executable, "-P", "-m", "tui", str(database)])  # noqa: S606 - ourselves, no shell
+
+
+@cli.command()
+@click.option(
+    "--listen", type=HostPort(), default="127.0.0.1:2222", show_default=True, metavar="ADDRESS:PORT",
+    help="Where to wait for people.",
+)  # fmt: skip
+@click.option(
+    "--keys", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_KEYS, show_default=True,
+    help="Public keys, one a line, each followed by the name of its owner.",
+)  # fmt: skip
+@click.option(
+    "--host-key", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_HOST_KEY, show_default=True,
+    help="The server's own key; made if it is not there.",
+)  # fmt: skip
+@click.option(
+    "--sessions", type=click.IntRange(1, 64), default=8, show_default=True, help="Terminals at the same time."
+)
+@_database_option
+def ssh(listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, database: Path) -> None:
+    """Serve the terminal, read-only, over SSH: by public key only, one process per session."""
+    from agent.daemon import setup_logging
+    from agent.ssh.server import SshOptions, program_of, serve_until_stopped
+
+    setup_logging()
+    host, port = listen
+    serve_until_stopped(
+        SshOptions(
+            host=host,
+            port=port,
+            keys=keys,
+            host_key=host_key,
+            sessions=sessions,
+            program=program_of(database),
+        )
+    )
 
 
 @cli.command()

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from agent import event_loop
 from agent.clock import Clock, simulated_clock
 from agent.config import Config, CurtailmentSection, MarketSection, PollSection, ScanSection
 from agent.curtailment import Mode
@@ -84,7 +83,7 @@ def run(options: DemoOptions) -> None:
         tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        event_loop.run(_demo(options, Path(directory), [obstacle] if obstacle else []))
+        asyncio.run(_demo(options, Path(directory), [obstacle] if obstacle else []))
 
 
 async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> None:

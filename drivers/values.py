@@ -8,7 +8,6 @@ from typing import Any
 _NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*(?:[A-Za-z%/]*)\s*")
 _MAC = re.compile(r"[0-9A-F]{12}")
 _MAX_TEXT = 200
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def number(value: Any) -> float | None:
@@ -16,14 +15,11 @@ def number(value: Any) -> float | None:
 
     NaN, infinities, `"nan"`, empty texts and booleans are None: nobody measured them.
     """
-    kind = type(value)  # of what JSON holds there are no subclasses
-    if kind is float or kind is int:
-        return _finite(value)
-    if kind is not str:
+    if isinstance(value, bool) or value is None:
         return None
-    if value.isdecimal():
+    if isinstance(value, int | float):
         return _finite(value)
-    match = _NUMBER.fullmatch(value)
+    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     return _finite(match[1]) if match else None
 
 
@@ -54,9 +50,7 @@ def text(value: Any) -> str | None:
     """
     if not isinstance(value, str):
         return None
-    printable = value[:_MAX_TEXT]
-    if not printable.isprintable():
-        printable = "".join(character for character in printable if character.isprintable())
+    printable = "".join(character for character in value[:_MAX_TEXT] if character.isprintable())
     return printable.strip().strip("'").strip() or None
 
 
@@ -64,7 +58,7 @@ def flag(value: Any) -> bool | None:
     """True and false, also as texts in any case, 0 and 1."""
     if isinstance(value, bool):
         return value
-    return _FLAGS.get(str(value).strip().lower())
+    return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
 
 
 def mac(value: Any) -> str | None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import httpx
 
-from drivers.connection import Endpoint, failure
 from drivers.driver import (
     AuthenticationFailed,
     ConnectionLost,
@@ -27,7 +26,7 @@ from drivers.driver import (
     Unreachable,
     Unsupported,
 )
-from drivers.transport import Answer, decode_object
+from drivers.transport import Answer, Endpoint, decode_object, failure
 
 _SILENT_CLOSE = "without sending a response"
 _OK = 200

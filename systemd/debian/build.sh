@@ -31,6 +31,7 @@ install -D -m 0644 systemd/tmpfiles.d/hashcost.conf "$root/usr/lib/tmpfiles.d/ha
 install -D -m 0640 systemd/config.toml "$root/etc/hashcost/config.toml"
 install -D -m 0644 LICENSE "$root/usr/share/doc/hashcost/copyright"
 cp -r systemd/examples "$root/usr/share/doc/hashcost/examples"
+install -m 0644 systemd/sshd-hashcost.conf "$root/usr/share/doc/hashcost/"
 cp -r systemd/monitoring "$root/usr/share/doc/hashcost/monitoring"
 
 install -d "$root/DEBIAN"
