@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 
-.PHONY: help demo test check bench deb deb-test lock hooks clean
+.PHONY: help demo test check audit licences bench deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -30,11 +30,19 @@ demo: $(BIN)/hashcost  ## a simulated site of 60 machines, the agent, margins an
 test: $(VENV)/dev  ## every test
 	@$(BIN)/python -m pytest -q
 
-check: $(VENV)/dev  ## lint, types, import contracts
+check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabilities as far as there is a network
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python requirements/audit.py licences
+	@$(BIN)/python requirements/audit.py vulnerabilities
+
+audit: $(VENV)/dev  ## known vulnerabilities of what is locked; fails where not everything could be asked about
+	@$(BIN)/python requirements/audit.py vulnerabilities --strict
+
+licences: $(VENV)/dev  ## write requirements/licences.txt anew from what is installed
+	@$(BIN)/python requirements/audit.py licences --write
 
 bench: $(BIN)/hashcost  ## what a poll, an appraisal and a stored round cost; writes bench/latest.json
 	@$(BIN)/python bench/run.py

@@ -103,6 +103,27 @@ def test_a_service_tells_its_manager_of_its_life_reloads_and_stops(tmp_path):
         assert "event=stopped" in running.log.read_text()
 
 
+def listening(pid):
+    """The network sockets that a process waits at: TCP that listens, and every UDP."""
+    links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
+    ours = {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = []
+    for protocol in ("tcp", "tcp6", "udp", "udp6"):
+        table = Path(f"/proc/{pid}/net/{protocol}")
+        rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
+        found += [row[1] for row in rows if row[9] in ours and (row[3] == "0A" or protocol.startswith("udp"))]
+    return found
+
+
+def test_a_running_agent_listens_on_no_network(tmp_path):
+    with service(tmp_path) as running:
+        running.until(notify.READY)
+        running.status()
+        assert listening(running.process.pid) == []
+    with socket.create_server(("127.0.0.1", 0)):
+        assert len(listening(os.getpid())) == 1  # it would be seen
+
+
 def test_an_agent_with_a_damaged_database_observes_and_says_so(tmp_path):
     with Store(tmp_path / "h.db"):
         pass
