@@ -498,6 +498,71 @@ def whatif(
 
 
 @cli.command()
+@click.option(
+    "--prices", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="CSV of power prices: start of the interval, and usd_per_mwh or usd_per_kwh.",
+)  # fmt: skip
+@click.option(
+    "--hashprice", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="CSV of hashprices: date or time, and hashprice_usd_per_ph_day; each is known once its time has ended.",
+)  # fmt: skip
+@click.option(
+    "--policy", "policies", type=click.Path(path_type=Path, dir_okay=False), multiple=True,
+    help="Configuration whose [curtailment] is replayed; several are compared. Default: that of --config.",
+)  # fmt: skip
+@click.option("--from", "start", type=UtcTime(), help="Start of the time that is replayed; default: all.")
+@click.option("--to", "end", type=UtcTime(), help="Its end; default: all.")
+@click.option(
+    "--delay", "delay_min", type=FiniteRange(min=0, max=1440), default=0.0, show_default=True,
+    help="Minutes from the start of an interval until its power price is known.",
+)  # fmt: skip
+@click.option(
+    "--delays", default="0,5,10,15,30", show_default=True,
+    help="Minutes of delay to compare; empty for none.",
+)  # fmt: skip
+@click.option(
+    "--switching-cost", "switching_cost", type=FiniteRange(min=0, max=10),
+    help="What a sleep and a wake cost together, USD; default: as configured for the model.",
+)  # fmt: skip
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the results as CSV too.")
+@_inventory_option
+@_config_option
+@_database_option
+@_json_option
+def backtest(
+    prices: Path,
+    hashprice: Path,
+    policies: tuple[Path, ...],
+    start: datetime | None,
+    end: datetime | None,
+    delay_min: float,
+    delays: str,
+    switching_cost: float | None,
+    csv: Path | None,
+    inventory: Path | None,
+    config_path: Path | None,
+    database: Path,
+    as_json: bool,
+) -> None:
+    """Replay price histories: what the policy would have earned, beside others and beside knowing the future."""
+    from agent.backtest.report import Question, parse_delays, print_backtest
+
+    question = Question(
+        prices=prices,
+        hashprice=hashprice,
+        inventory=inventory,
+        policies=policies,
+        start=start,
+        end=end,
+        delay_min=delay_min,
+        delays_min=parse_delays(delays),
+        switching_cost_usd=switching_cost,
+        csv=csv,
+    )
+    print_backtest(question, _load(config_path), database, as_json=as_json)
+
+
+@cli.command()
 @_config_option
 @_database_option
 @_json_option

@@ -1,5 +1,6 @@
 """From a picture of the site to orders: gathers what a decision needs, and gives the reconciler what was decided."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -248,6 +249,8 @@ class Curtailer:
             energy_cost_usd_per_day=view.energy_cost_usd_per_day,
             power_w=None if point is None else point.power_w,
             efficiency_j_per_th=view.efficiency_j_per_th,
+            usual_margin_usd_per_day=_usual_margin(machine, view, picture),
+            price_stands_s=price_stands_s(picture, machine.machine_id),
             other_modes=self._other_modes(machine, view, picture),
             economics=picture.terms_of(machine.machine_id).economics,
             grid=picture.terms_of(machine.machine_id).grid,
@@ -334,6 +337,30 @@ def _by_machine(
     for machine_id, action in pairs:
         found[machine_id] = found.get(machine_id, frozenset()) | {action}
     return found
+
+
+def _usual_margin(machine: Machine, view: MachineView, picture: Picture) -> float | None:
+    """The decision margin at the baseline, where a sleep may hang on it; who sleeps is appraised by it anyway."""
+    if view.action is not Action.CURTAIL:
+        return view.decision_margin_usd_per_day
+    usual = machine.baselines.latest
+    if usual is None:
+        return None
+    terms = picture.terms_of(machine.machine_id).terms
+    return appraise(baseline_point(usual), picture.market, terms).decision_margin_usd_per_day
+
+
+def price_stands_s(picture: Picture, machine_id: MachineId) -> float:
+    """For how many seconds the power price of a machine is known to stand: for ever where somebody wrote it down, until
+    the end of its interval or period where that is known; not at all where it is doubtful."""
+    quote = picture.market.power
+    if picture.terms_of(machine_id).terms.price_usd_per_kwh is not None:
+        return math.inf
+    if quote is None or not quote.automatic:
+        return 0.0
+    if quote.valid_until is None:
+        return math.inf if quote.fixed else 0.0
+    return (quote.valid_until - picture.market.at).total_seconds()
 
 
 def snapshot(view: MachineView, picture: Picture) -> dict[str, Any]:

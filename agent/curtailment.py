@@ -1,8 +1,9 @@
 """Who is put to sleep and who is woken now, and why the others are not. Pure: values in, decisions out.
 
 Each machine's wish comes from its recommendation and the cumulative-dollar rule: it switches once what not switching
-has cost since then reaches half a cycle's cost, so that neither a single bad minute nor a slow leak is missed. Then the
-site's limits let through what they can: least efficient sleeps first and wakes last.
+has cost since then, and is expected to cost while the price stands, reaches half a cycle's cost: neither a dear
+interval nor a slow leak is missed, and a single odd reading moves nothing. Then the site's limits let through what they
+can: least efficient sleeps first and wakes last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
+from agent.economics import SECONDS_PER_DAY
 from agent.orders import OrderAction
 from agent.policy import Action, Reason, Recommendation
 from agent.terms import Economics
@@ -40,7 +42,7 @@ class Rule(StrEnum):
     """When a wish becomes a switch."""
 
     CUMULATIVE = "cumulative"
-    """Once the loss or forgone gain has added up to half the cost of a cycle."""
+    """Once the loss or forgone gain, with what is expected while the price stands, is half the cost of a cycle."""
     DEAD_BAND = "dead_band"
     """As soon as the margin is further from zero than a share of the energy cost."""
 
@@ -107,9 +109,18 @@ class ModePoint:
     decision_margin_usd_per_day: float
 
 
+AHEAD_AT_MOST_S = 3600.0
+"""However long a price is known to stand, no more than that is expected of it: hashrates and hashprice move."""
+WAKE_AHEAD = 2.0
+"""A wake counts on so many times the time for which the price stands: dear prices end, and ordinary ones go on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
+
+    `usual_margin_usd_per_day` is its decision margin if it ran as it usually does, None while that is not known;
+    `price_stands_s` for how long its power price is known to stand, which may be for ever.
 
     `ours` means that it sleeps on a standing order, `shed` that this one was for the grid; `busy` that an order for it
     is open. Orders of the kinds in `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands`
@@ -125,6 +136,8 @@ class Candidate:
     energy_cost_usd_per_day: float | None
     power_w: float | None
     efficiency_j_per_th: float | None
+    usual_margin_usd_per_day: float | None = None
+    price_stands_s: float = 0.0
     other_modes: Sequence[ModePoint] = ()
     economics: Economics = Economics.SITE
     grid: bool = True
@@ -315,6 +328,8 @@ def _remember(
         return replace(memory, regret_usd=0.0, wish=None, updated_at=now, sleeps=sleeps)
     if memory.wish is not None and action is not memory.wish:  # it turned round: what was lost before is past
         return replace(memory, regret_usd=0.0, wish=action, updated_at=now, sleeps=sleeps)
+    if memory.wish is None:  # it has only just become right: before, not switching cost nothing
+        return replace(memory, wish=action, updated_at=now, sleeps=sleeps)
     days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
     gain = abs(margin) if better is None else better.decision_margin_usd_per_day - margin
     regret_usd = memory.regret_usd + gain * days
@@ -345,7 +360,7 @@ def _refusal(
             return why
     if reason in _NO_ECONOMICS:
         return None
-    if not _worth_it(candidate, policy):
+    if not _worth_it(action, candidate, policy):
         return Reason.ACCUMULATING
     return _too_soon(action, candidate, site, policy)
 
@@ -358,11 +373,25 @@ def _terms_allow(candidate: Candidate, reason: Reason) -> bool:
     return reason in _NO_ECONOMICS or candidate.economics is not Economics.NONE
 
 
-def _worth_it(candidate: Candidate, policy: CurtailmentPolicy) -> bool:
+def _worth_it(action: OrderAction, candidate: Candidate, policy: CurtailmentPolicy) -> bool:
     if policy.rule is Rule.CUMULATIVE:
-        return candidate.memory.regret_usd >= policy.switching_cost_of(candidate.model) / 2
+        cost_usd = candidate.memory.regret_usd + _ahead_usd(action, candidate)
+        return cost_usd >= policy.switching_cost_of(candidate.model) / 2
     margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
     return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
+
+
+def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
+    """What not switching is expected to cost while the price stands: by the margin of now or by the usual one,
+    whichever says less, so that one odd reading foretells nothing. Nothing of power modes, or where the two
+    disagree."""
+    margin, usual = candidate.decision_margin_usd_per_day, candidate.usual_margin_usd_per_day
+    if action is OrderAction.SET_MODE or margin is None or usual is None or margin * usual <= 0:
+        return 0.0
+    ahead_s = max(0.0, min(candidate.price_stands_s, AHEAD_AT_MOST_S))
+    if action is OrderAction.WAKE:
+        ahead_s *= WAKE_AHEAD
+    return min(abs(margin), abs(usual)) * ahead_s / SECONDS_PER_DAY
 
 
 def _too_soon(

@@ -11,6 +11,8 @@
     |   |-- installation.InstallationError   a service that could not run
     |   |-- export.ExportError       a range or an output file
     |   |-- lots.InventoryError      a list of machines
+    |   |-- backtest.series.HistoryError   a history of prices
+    |   |-- backtest.report.BacktestError   a backtest that makes no sense
     |   |-- whatif_report.WhatIfError   a scenario, or nothing to reckon it with
     |   |-- selector.SelectorError    an expression that selects machines
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give

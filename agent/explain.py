@@ -35,7 +35,7 @@ WHY: Mapping[str, str] = MappingProxyType(
         "stopped": "It should mine by its own configuration and does not.",
         "not_ours_to_wake": "It would earn, but hashcost did not put it to sleep.",
         "better_mode": "Another power mode that it has run in is worth more than this one and than sleep.",
-        "accumulating": "A switch costs more than waiting has cost so far.",
+        "accumulating": "A switch costs more than waiting has cost so far, and will while the price stands.",
         "min_on_time": "It was woken too short a time ago to be put to sleep again.",
         "min_off_time": "It was put to sleep too short a time ago to be woken again.",
         "cycle_cap": "It has been put to sleep as often today as it may be.",

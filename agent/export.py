@@ -162,11 +162,12 @@ def to_csv(rows: Iterable[Mapping[str, Cell]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([_cell(row[column]) for column in COLUMNS])
+        writer.writerow([cell(row[column]) for column in COLUMNS])
     return text.getvalue()
 
 
-def _cell(value: Cell) -> str:
+def cell(value: Cell) -> str:
+    """A value as a cell: `.` decimals, empty for unknown, text that no spreadsheet executes."""
     if value is None:
         return ""
     if isinstance(value, float):

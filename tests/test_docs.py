@@ -7,6 +7,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
+from agent.backtest.report import COLUMNS as BACKTEST_COLUMNS
 from agent.cli import cli
 from agent.config import Config, CredentialSection
 from agent.config.alerts import TargetSection
@@ -81,7 +82,7 @@ def test_code_is_documented(code):
     assert f"| `{code}` |" in REFERENCE
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", [*COLUMNS, *BACKTEST_COLUMNS])
 def test_column_is_documented(column):
     assert f"`{column}`" in REFERENCE
 

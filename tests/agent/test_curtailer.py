@@ -1,5 +1,6 @@
 """From a picture to orders and to what is known of each decision, round after round."""
 
+import math
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -8,7 +9,7 @@ import pytest
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import DOUBT, POLICY, Curtailer
+from agent.curtailer import DOUBT, POLICY, Curtailer, price_stands_s
 from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
 from agent.fleet import Fleet
 from agent.operations import Operations
@@ -16,8 +17,10 @@ from agent.orders import OrderAction, OrderState, Patience
 from agent.policy import Reason
 from agent.reconciler import GIVE_UP_FOR, REJECTED, Ramp, Reconciler, Sighting
 from agent.store import Reader, Store
+from agent.terms import MachineTerms
 from drivers.reading import PowerMode
 from tests.agent.builders import (
+    NOW,
     DirectStore,
     FakeDriver,
     HandClock,
@@ -42,6 +45,7 @@ class Rounds:
 
     def __init__(self, store, policy, *readings):
         self.store, self.clock = store, HandClock()
+        self.stands: timedelta | None = None
         self.fleet = Fleet([machine(number, one) for number, one in enumerate(readings, start=1)])
         self.store.save_machines(list(self.fleet), Terms())
         self.drivers = {mac(number): FakeDriver(number=number) for number in range(1, len(readings) + 1)}
@@ -68,6 +72,8 @@ class Rounds:
         at(self.clock(), self.fleet)
         self.curtailer.mark_ours()
         now = market(price, at=self.clock())
+        if self.stands is not None:
+            now = replace(now, power=replace(now.power, valid_until=self.clock() + self.stands))
         shown = picture(self.fleet, replace(now, hashprice=hashprice_quote(observed_at=self.clock())))
         self.operations.picture = shown
         await self.curtailer.decide(shown)
@@ -153,6 +159,48 @@ async def test_what_waiting_costs_is_shown_while_a_machine_waits_for_that(store)
                 break
         assert (last.action, last.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
         assert last.regret_usd >= 0.05
+
+
+async def test_a_dear_interval_is_slept_through_from_its_beginning_on(store):
+    """Once the machine is known, a price that stands is worth the switch before it has cost anything."""
+    policy = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_usd=0.1)
+    async with site(store, reading(), policy=policy) as rounds:
+        for _ in range(SAMPLES_NEEDED):
+            rounds.fleet[mac(1)].baselines.observe(reading())
+        assert (await rounds.round(CHEAP))[mac(1)].reason is Reason.ABOVE_BREAKEVEN
+        odd = (await rounds.round(CHEAP, m1=reading(hashrate_ths=10.0)))[mac(1)]
+        assert (odd.action, odd.reason) == (None, Reason.ACCUMULATING)
+        decided = (await rounds.round(0.2, m1=reading()))[
+            mac(1)
+        ]  # live, no end known: it may be over any moment
+        assert (decided.action, decided.reason) == (None, Reason.ACCUMULATING)
+        rounds.stands = timedelta(minutes=15)
+        decided = (await rounds.round(0.2))[mac(1)]
+        assert (decided.action, decided.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands_s"),
+    [
+        ({}, 0.0),
+        ({"valid_until": NOW + timedelta(minutes=10)}, 600.0),
+        ({"valid_until": NOW + timedelta(minutes=10), "automatic": False}, 0.0),
+        ({"fixed": True}, math.inf),
+    ],
+    ids=["live without an end", "an interval", "doubtful", "written down"],
+)
+def test_how_long_a_price_stands(changes, stands_s):
+    fleet = Fleet([machine(1, reading())])
+    quote = replace(market().power, **changes)
+    shown = picture(fleet, replace(market(), power=quote))
+    assert price_stands_s(shown, mac(1)) == stands_s
+    own = replace(shown, own_terms={mac(1): MachineTerms(terms=Terms(price_usd_per_kwh=0.03))})
+    assert price_stands_s(own, mac(1)) == math.inf
+
+
+def test_without_a_price_none_stands():
+    shown = picture(Fleet([machine(1, reading())]), market(None))
+    assert price_stands_s(shown, mac(1)) == 0.0
 
 
 async def test_a_decision_that_could_not_be_stored_is_stored_with_the_next(store):

@@ -1,5 +1,6 @@
 """Who is put to sleep and who is woken: each reason by itself, and what holds whatever the site looks like."""
 
+import math
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.curtailment import (
+    AHEAD_AT_MOST_S,
+    WAKE_AHEAD,
     Candidate,
     CurtailmentPolicy,
     Memory,
@@ -180,16 +183,23 @@ def after(machine, days, policy=POLICY):
     return made
 
 
-@pytest.mark.parametrize("make", [candidate, sleeper], ids=["sleep", "wake"])
-def test_a_switch_comes_exactly_when_waiting_has_cost_half_a_cycle(make):
-    fresh = make(memory=Memory(updated_at=NOW))
+def wishing(action=OrderAction.SLEEP, **changes):
+    """It has only just become right."""
+    return Memory(wish=action, updated_at=NOW, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "action"), [(candidate, OrderAction.SLEEP), (sleeper, OrderAction.WAKE)], ids=["sleep", "wake"]
+)
+def test_a_switch_comes_exactly_when_waiting_has_cost_half_a_cycle(make, action):
+    fresh = make(memory=wishing(action))
     due = K / 2 / 2.0  # days at 2 USD/day
     assert after(fresh, due * 0.999).reason is Reason.ACCUMULATING
     assert after(fresh, due * 1.001).action is not None
 
 
 def test_waiting_adds_up_over_rounds_with_the_margin_of_each():
-    memory = Memory(updated_at=NOW)
+    memory = wishing()
     for hour, margin in enumerate((-0.024, -0.048, -0.024), start=1):
         made = decide(
             [candidate(memory=memory, decision_margin_usd_per_day=margin)],
@@ -202,6 +212,67 @@ def test_waiting_adds_up_over_rounds_with_the_margin_of_each():
 
 def test_a_first_look_costs_nothing():
     assert decision(candidate(memory=Memory())).memory.regret_usd == 0.0
+
+
+def test_what_was_before_a_switch_became_right_costs_nothing():
+    """The last round was at another price, at which not switching was right."""
+    made = after(candidate(memory=Memory(updated_at=NOW)), 0.5)
+    assert (made.memory.regret_usd, made.memory.wish) == (0.0, OrderAction.SLEEP)
+
+
+AHEAD_DAYS = K / 2 / 2.0
+"""At 2 USD/day a price that stands for so long makes a switch worth it at once."""
+
+
+@pytest.mark.parametrize(
+    ("make", "action", "times"),
+    [(candidate, OrderAction.SLEEP, 1.0), (sleeper, OrderAction.WAKE, WAKE_AHEAD)],
+    ids=["sleep", "wake"],
+)
+def test_a_price_that_is_known_to_stand_makes_a_switch_worth_it_at_once(make, action, times):
+    def at_once(days, **changes):
+        usual = 2.0 if action is OrderAction.WAKE else -2.0
+        known = {"usual_margin_usd_per_day": usual, "price_stands_s": days * 86_400 / times}
+        return verdict(make(memory=Memory(), **known | changes), switching_cost_usd=K / 10)[0]
+
+    days = AHEAD_DAYS / 10
+    assert at_once(days * 1.001) is action
+    assert at_once(days * 0.999) is None
+    assert at_once(days * 1.001, price_stands_s=-1.0) is None
+    assert at_once(days * 1.001, usual_margin_usd_per_day=None) is None
+
+
+def test_what_waiting_cost_and_what_it_will_cost_add_up():
+    half = {"usual_margin_usd_per_day": -2.0, "price_stands_s": AHEAD_DAYS / 10 / 2 * 86_400}
+    memory = wishing(regret_usd=K / 10 / 4)
+    assert verdict(candidate(memory=memory, **half), switching_cost_usd=K / 10)[0] is OrderAction.SLEEP
+    memory = wishing(regret_usd=K / 10 / 4 * 0.99)
+    assert verdict(candidate(memory=memory, **half), switching_cost_usd=K / 10)[0] is None
+
+
+def test_one_odd_reading_foretells_nothing():
+    """A machine that hashes little for a minute loses much, and will not for as long as the price stands."""
+    odd = {"decision_margin_usd_per_day": -9.0, "price_stands_s": math.inf, "memory": Memory()}
+    assert verdict(candidate(usual_margin_usd_per_day=1.0, **odd)) == (None, Reason.ACCUMULATING)
+    assert verdict(candidate(usual_margin_usd_per_day=-0.01, **odd)) == (None, Reason.ACCUMULATING)
+    assert verdict(candidate(usual_margin_usd_per_day=-9.0, **odd))[0] is OrderAction.SLEEP
+
+
+def test_however_long_a_price_stands_no_more_than_an_hour_is_counted_on():
+    slow = {"decision_margin_usd_per_day": -0.2, "usual_margin_usd_per_day": -0.2, "memory": Memory()}
+    assert AHEAD_AT_MOST_S == 3600.0
+    assert verdict(candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.4 / 24 * 1.01)[0] is None
+    asleep = verdict(candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.4 / 24 * 0.99)[0]
+    assert asleep is OrderAction.SLEEP
+
+
+def test_a_power_mode_is_never_switched_on_expectation():
+    point = in_other_mode(-0.5)[0]
+    better = [replace(point, decision_margin_usd_per_day=0.5)]
+    eager = candidate(
+        other_modes=better, usual_margin_usd_per_day=-2.0, price_stands_s=math.inf, memory=Memory()
+    )
+    assert verdict(eager) == (None, Reason.ACCUMULATING)
 
 
 def test_what_waiting_cost_is_forgotten_when_the_wish_goes():

@@ -1,0 +1,143 @@
+"""Histories of prices from CSV files: power by the interval, hashprice by the day or finer. Gaps stay gaps.
+
+HistoryError         a file that cannot be used; the message names it, the row and what is expected
+"""
+
+import csv
+import io
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+from agent.errors import UsageError
+
+TIME_COLUMNS = ("timestamp_utc", "start", "time", "timestamp", "date")
+"""Where the start of an interval is looked for; without an offset it is UTC."""
+PRICE_COLUMNS = {"usd_per_kwh": 1.0, "price_usd_per_kwh": 1.0, "usd_per_mwh": 1e-3, "price_usd_per_mwh": 1e-3}
+"""Where the power price is looked for, and what makes USD/kWh of it."""
+HASHPRICE_COLUMN = "hashprice_usd_per_ph_day"
+HIGHEST_USD_PER_KWH = 20.0
+HIGHEST_HASHPRICE = 5_000.0
+LONGEST_INTERVAL_S = 31 * 86_400.0
+
+
+class HistoryError(UsageError):
+    """A history of prices cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A value for each [starts[i], ends[i]), in seconds since 1970 UTC, oldest first, without overlaps."""
+
+    starts: Sequence[float]
+    ends: Sequence[float]
+    values: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def index_at(self, at_s: float) -> int | None:
+        """The interval that holds a moment; None in a gap."""
+        index = bisect_right(self.starts, at_s) - 1
+        return index if index >= 0 and at_s < self.ends[index] else None
+
+    def value_at(self, at_s: float) -> float | None:
+        """The value at a moment; None in a gap."""
+        index = self.index_at(at_s)
+        return None if index is None else self.values[index]
+
+    def within(self, start_s: float, end_s: float) -> "History":
+        """The intervals that lie wholly in [start_s, end_s)."""
+        kept = [i for i in range(len(self)) if start_s <= self.starts[i] and self.ends[i] <= end_s]
+        return History(
+            [self.starts[i] for i in kept], [self.ends[i] for i in kept], [self.values[i] for i in kept]
+        )
+
+
+def power_history(path: Path) -> History:
+    """Power prices in USD/kWh. Raises `HistoryError`."""
+    rows = _rows(path)
+    column = next((name for name in PRICE_COLUMNS if name in rows[0]), None)
+    if column is None:
+        raise HistoryError(
+            f"{path}: no column of prices; name it {' or '.join(PRICE_COLUMNS)}, which says the unit"
+        )
+    factor = PRICE_COLUMNS[column]
+    history = _history(path, rows, column, factor)
+    dearest = max(abs(value) for value in history.values)
+    if dearest > HIGHEST_USD_PER_KWH:
+        raise HistoryError(f"{path}: {dearest:g} USD/kWh cannot be; is the column in USD/MWh?")
+    return history
+
+
+def hashprice_history(path: Path) -> History:
+    """Hashprices in USD/PH/day. Raises `HistoryError`."""
+    rows = _rows(path)
+    if HASHPRICE_COLUMN not in rows[0]:
+        raise HistoryError(f"{path}: no column {HASHPRICE_COLUMN}")
+    history = _history(path, rows, HASHPRICE_COLUMN, 1.0)
+    if not all(0 < value < HIGHEST_HASHPRICE for value in history.values):
+        raise HistoryError(f"{path}: a hashprice is over 0 and under {HIGHEST_HASHPRICE:g} USD/PH/day")
+    return history
+
+
+def _rows(path: Path) -> list[dict[str, str | None]]:
+    try:
+        rows: list[dict[str, str | None]] = list(
+            csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise HistoryError(f"{path}: cannot be read as a CSV ({error})") from error
+    if len(rows) < 2:
+        raise HistoryError(f"{path}: a history is a header and two rows at least")
+    return rows
+
+
+def _history(path: Path, rows: Sequence[dict[str, str | None]], value_column: str, factor: float) -> History:
+    time_column = next((name for name in TIME_COLUMNS if name in rows[0]), None)
+    if time_column is None:
+        raise HistoryError(f"{path}: no column of times; name it {' or '.join(TIME_COLUMNS)}")
+    points = list(_points(path, rows, time_column, value_column))
+    for (before, _, _), (after, _, line) in pairwise(points):
+        if after <= before:
+            raise HistoryError(f"{path}: line {line}: its time is not after the one before")
+    starts = [start for start, _, _ in points]
+    step = _step(starts)
+    if step > LONGEST_INTERVAL_S:
+        raise HistoryError(f"{path}: its intervals are longer than a month")
+    following = [*starts[1:], starts[-1] + step]
+    ends = [min(start + step, after) for start, after in zip(starts, following, strict=True)]
+    return History(starts, ends, [value * factor for _, value, _ in points])
+
+
+def _points(
+    path: Path, rows: Sequence[dict[str, str | None]], time_column: str, value_column: str
+) -> Iterator[tuple[float, float, int]]:
+    """(start, value, line) of each row that has a value; one without is a gap."""
+    for line, row in enumerate(rows, start=2):
+        text = (row.get(value_column) or "").strip()
+        if not text:
+            continue
+        try:
+            moment = datetime.fromisoformat((row.get(time_column) or "").strip())
+        except ValueError:
+            raise HistoryError(f"{path}: line {line}: {row.get(time_column)!r:.40} is not a time") from None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise HistoryError(f"{path}: line {line}: {text!r:.40} is not a price")
+        aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        yield aware.timestamp(), value, line
+
+
+def _step(starts: Sequence[float]) -> float:
+    """The usual length of an interval, seconds."""
+    lengths = Counter(after - before for before, after in pairwise(starts))
+    return lengths.most_common(1)[0][0]
