@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.appraisal import Basis, RunningPoint, appraise
-from agent.backtest.replay import News, Switch, worth_usd_per_day
+from agent.backtest.replay import News, Switch, Worth
 from agent.curtailment import Candidate, CurtailmentPolicy, Memory, Mode, Site, decide
 from agent.lots import Lot
 from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
@@ -69,7 +69,7 @@ class Naive:
     """Sleeps while running is worth less than sleep, at every price, whatever a switch costs."""
 
     def __init__(self, lot: Lot) -> None:
-        self._lot = lot
+        self._worth = Worth(lot)
         self._asleep = False
 
     def hear(self, news: News, next_s: float) -> Sequence[Switch]:
@@ -77,7 +77,7 @@ class Naive:
         del next_s
         if news.price_usd_per_kwh is None or news.hashprice_usd_per_ph_day is None:
             return ()
-        worth = worth_usd_per_day(self._lot, news.price_usd_per_kwh, news.hashprice_usd_per_ph_day)
+        worth = self._worth(news.price_usd_per_kwh, news.hashprice_usd_per_ph_day)
         if (worth <= 0) is self._asleep:
             return ()
         self._asleep = not self._asleep
@@ -101,7 +101,7 @@ class AgentPolicy:
         round_s: float = ROUND_S,
     ) -> None:
         self._lot = lot
-        self._one = replace(lot, count=1)
+        self._worth = Worth(replace(lot, count=1))
         self._policy = replace(policy, mode=Mode.AUTO, **_NO_LIMITS)
         self._ahead_s = ahead_s
         self._round_s = round_s
@@ -124,7 +124,7 @@ class AgentPolicy:
         """Decide once; True if it waits for a switch."""
         if news.price_usd_per_kwh is None or news.hashprice_usd_per_ph_day is None:
             return False
-        worth = worth_usd_per_day(self._one, news.price_usd_per_kwh, news.hashprice_usd_per_ph_day)
+        worth = self._worth(news.price_usd_per_kwh, news.hashprice_usd_per_ph_day)
         if (worth <= 0) is self._asleep and self._memory.wish is None:
             return False
         now = datetime.fromtimestamp(at_s, UTC)

@@ -138,8 +138,9 @@ class Valuation:
         self.past, self.lot = past, lot
         self.switching_cost_usd = switching_cost_usd * lot.count
         self._starts, self._ends = past.power.starts, past.power.ends
+        worth = Worth(lot)
         self._usd_per_s = [
-            -worth_usd_per_day(lot, price, _known(past.hashprice.value_at(start), start)) / SECONDS_PER_DAY
+            -worth(price, _known(past.hashprice.value_at(start), start)) / SECONDS_PER_DAY
             for start, price in zip(past.power.starts, past.power.values, strict=True)
         ]
         self.avoided_usd = [
@@ -154,12 +155,12 @@ class Valuation:
 
     def always_on_usd(self) -> float:
         """Gross margin of running all the time."""
-        usd = 0.0
+        usd, own = 0.0, self.lot.terms.price_usd_per_kwh
+        paid_phs, kwh_per_day = self.lot.paid_phs, self.lot.energy_kwh_per_day
         for start, end, price in zip(self._starts, self._ends, self.past.power.values, strict=True):
             hashprice = _known(self.past.hashprice.value_at(start), start)
-            own = self.lot.terms.price_usd_per_kwh
-            cost = self.lot.energy_kwh_per_day * (price if own is None else own)
-            usd += (self.lot.paid_phs * hashprice - cost) * (end - start) / SECONDS_PER_DAY
+            cost = kwh_per_day * (price if own is None else own)
+            usd += (paid_phs * hashprice - cost) * (end - start) / SECONDS_PER_DAY
         return usd
 
     def worth(self, switches: Sequence[Switch]) -> Result:
@@ -209,11 +210,21 @@ class Valuation:
         return self._hours[index] + (min(at_s, self._ends[index]) - self._starts[index]) / 3600
 
 
-def worth_usd_per_day(lot: Lot, price_usd_per_kwh: float, hashprice_usd_per_ph_day: float) -> float:
-    """The decision margin of a lot: what running earns over sleeping."""
-    own = lot.terms.price_usd_per_kwh
-    saved = (price_usd_per_kwh if own is None else own) + lot.terms.credit_usd_per_kwh
-    return lot.paid_phs * hashprice_usd_per_ph_day - lot.avoidable_kwh_per_day * saved
+class Worth:
+    """The decision margin of a lot, USD/day, at many prices: what running earns over sleeping."""
+
+    def __init__(self, lot: Lot) -> None:
+        self._paid_phs = lot.paid_phs
+        self._avoidable_kwh_per_day = lot.avoidable_kwh_per_day
+        self._own_price = lot.terms.price_usd_per_kwh
+        self._credit = lot.terms.credit_usd_per_kwh
+
+    def __call__(self, price_usd_per_kwh: float, hashprice_usd_per_ph_day: float) -> float:
+        """At these prices; machines with a price of their own do not see the market's."""
+        price = price_usd_per_kwh if self._own_price is None else self._own_price
+        return self._paid_phs * hashprice_usd_per_ph_day - self._avoidable_kwh_per_day * (
+            price + self._credit
+        )
 
 
 def together(results: Sequence[Result]) -> Result:
