@@ -732,6 +732,10 @@ def _load_site(path: Path | None) -> "Config":
         raise ConfigError(
             str(path or DEFAULT_CONFIG), ["scan.addresses: empty, nowhere to look for machines"]
         )
+    if config.fleet.servers and config.fleet.site is None:
+        raise ConfigError(
+            str(path or DEFAULT_CONFIG), ["fleet.site: missing; a fleet knows each site by its name"]
+        )
     return config
 
 

@@ -20,6 +20,8 @@ from agent.migrations import migrations
 BUSY_TIMEOUT_S = 5.0
 PRICES = "prices"
 """Setting that holds how prices and their sources are doing."""
+TAKEN = "outbox_taken"
+"""Setting that holds the place of the last message that the fleet took."""
 CHANGE = "change"
 """Setting that holds the number of the last change that readers may want: it only grows."""
 

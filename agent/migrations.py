@@ -248,3 +248,22 @@ def m005_terminal(db: Database) -> None:
         "select machine_id, seen_ms, detail from latest where seen_ms is not null and detail <> '{}'"
     )
     db.execute("alter table latest drop column detail")
+
+
+@migrations()
+def m006_outbox(db: Database) -> None:
+    """What waits to be told to a fleet; empty on a site that belongs to none."""
+    db.table("outbox").create(
+        {
+            "outbox_id": int,
+            "epoch": str,
+            "sequence": int,
+            "kind": str,
+            "at_ms": int,
+            "bytes": int,
+            "payload": bytes,
+        },
+        pk="outbox_id",
+        not_null={"epoch", "sequence", "kind", "at_ms", "bytes", "payload"},
+        strict=True,
+    )

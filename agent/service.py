@@ -15,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
+from agent import membership
 from agent.clock import Clock
 from agent.commands import Commands
 from agent.config import Config
@@ -113,7 +114,7 @@ class Agent:
         self.skipped_rounds = 0
 
     async def __aenter__(self) -> Self:
-        self._store = await self._in_writer(Store, self._database)
+        self._store = await self._in_writer(Store, self._database, membership.journal(self.config))
         self.fleet = Fleet(await self._in_writer(self._store.load_machines))
         self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
         prices = await self._in_writer(self._store.setting, PRICES)
@@ -188,10 +189,15 @@ class Agent:
                 page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
                 group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
             group.create_task(supervise("alerts", self.herald.run))
+            if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
+                group.create_task(supervise("fleet", tell))  # nor what only tells others
             if self._socket is not None:
                 commands = Commands(self.operations, clock=self._clock.now)
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
                 group.create_task(supervise("control", lambda: self._serve(server), pulse=self.pulse))
+
+    async def _taken(self, epoch: str, sequence: int) -> None:
+        await self._in_writer(self._store.take_out, epoch, sequence)
 
     async def _serve(self, server: ControlServer) -> None:
         """Serve commands, and show progress for as long as the socket is there."""

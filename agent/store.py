@@ -19,6 +19,7 @@ from agent.database import (
     BUSY_TIMEOUT_S,
     CHANGE,
     PRICES,
+    TAKEN,
     StoreError,
     UnusableStoreError,
     closed_on_failure,
@@ -33,6 +34,7 @@ from agent.database import (
 from agent.decisions import DECISION_COLUMNS, DecisionRecord, decision_of, decision_row
 from agent.detail import DetailsToWrite, detail_row
 from agent.fleet import Fleet, Machine
+from agent.journal import Journal, NoJournal, OpenJournal
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
@@ -74,7 +76,7 @@ __all__ = [
 class Store:
     """The agent's own connection. Not for use from two threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, open_journal: OpenJournal | None = None) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
@@ -96,6 +98,7 @@ class Store:
             kind = UnusableStoreError if is_of_the_disk(error) else StoreError
             raise kind(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
+        self._journal: Journal = NoJournal() if open_journal is None else open_journal(connection)
         self._change = int(self.setting(CHANGE) or 0)
         self._details = DetailsToWrite()
         self._quotes: dict[tuple[bool, tuple[object, ...]], int] = {}
@@ -124,6 +127,8 @@ class Store:
                 "update machines set retired_ms = null, retired_change = null where machine_id = ?",
                 [row[:1] for row in rows],
             )
+            self._journal.machines(rows)
+        self._journal.written()
 
     def load_machines(self) -> list[Machine]:
         """The inventory, with baselines, as it was when the agent last stopped."""
@@ -148,6 +153,7 @@ class Store:
                     f"delete from {table} where machine_id = ?",  # noqa: S608 - names of ours
                     ids,
                 )
+            self._journal.gone([machine_id for (machine_id,) in ids], to_ms(at))
         for (machine_id,) in ids:
             self._details.forget(machine_id)
 
@@ -209,10 +215,9 @@ class Store:
                     for machine in known
                 ],
             )
-            self._db.conn.executemany(
-                _upsert("latest", LATEST_COLUMNS, "machine_id"),
-                [latest_row(view, change) for view in picture.views if view.machine_id in fleet],
-            )
+            shown = [view for view in picture.views if view.machine_id in fleet]
+            latest = [latest_row(view, change) for view in shown]
+            self._db.conn.executemany(_upsert("latest", LATEST_COLUMNS, "machine_id"), latest)
             self._db.conn.executemany(
                 "insert or replace into details (machine_id, as_of_ms, detail) values (?, ?, ?)",
                 [detail_row(machine_id, reading) for machine_id, reading in details],
@@ -220,9 +225,15 @@ class Store:
             self._db.conn.execute(
                 f"insert or replace into rounds ({', '.join(ROUND_COLUMNS)}) "  # noqa: S608 - names of ours
                 f"values ({', '.join('?' * len(ROUND_COLUMNS))})",
-                round_values(round_row, site, picture.views),
+                sums := round_values(round_row, site, picture.views),
             )
+            told = [
+                (*row[:-1], quotes.get(view.machine_id, site), int(fleet[view.machine_id].ours), valid_ms)
+                for view, row in zip(shown, latest, strict=True)
+            ]
+            self._journal.round(told, {site, *quotes.values()}, sums)
         # only now: a round that was rolled back took its rows with it
+        self._journal.written()
         self._quotes = self._new_quotes
         self._details.written(details)
 
@@ -297,6 +308,7 @@ class Store:
             order_row(order),
         )
         assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
+        self._journal.order(cursor.lastrowid, order_row(order))
         return replace(order, order_id=cursor.lastrowid)
 
     def _advance(self, before: Order, after: Order) -> None:
@@ -308,6 +320,7 @@ class Store:
         )
         if cursor.rowcount != 1:
             raise StoreError(f"{self._path}: order {before.order_id} is not {before.state.value} any more")
+        self._journal.order(before.order_id, order_row(after))
 
     def load_orders(self, since: datetime) -> list[Order]:
         """Every open or standing order, and those that ended since."""
@@ -330,6 +343,7 @@ class Store:
                 _upsert("decisions", (*DECISION_COLUMNS, "change"), "machine_id"),
                 [(*row, change) for row in rows],
             )
+            self._journal.decisions(rows)
 
     def load_decisions(self) -> list[DecisionRecord]:
         """What was last decided of each machine."""
@@ -337,10 +351,19 @@ class Store:
 
     def save_events(self, events: Iterable[Event]) -> None:
         """Append events."""
+        rows = [(to_ms(event.at), event.kind, event.machine_id, event.detail) for event in events]
         with self._db.atomic():
             self._db.conn.executemany(
-                "insert into events (at_ms, kind, machine_id, detail) values (?, ?, ?, ?)",
-                [(to_ms(event.at), event.kind, event.machine_id, event.detail) for event in events],
+                "insert into events (at_ms, kind, machine_id, detail) values (?, ?, ?, ?)", rows
+            )
+            self._journal.events(rows)
+
+    def take_out(self, epoch: str, sequence: int) -> None:
+        """Drop what waited for the fleet, up to this message of an epoch: it has been taken."""
+        with self._db.atomic():
+            self._db.conn.execute("delete from outbox where epoch = ? and sequence <= ?", (epoch, sequence))
+            self._db.conn.execute(
+                "insert or replace into settings values (?, ?)", (TAKEN, f"{epoch}.{sequence}")
             )
 
 

@@ -16,6 +16,7 @@ from agent.config.alerts import AlertsSection
 from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
+from agent.config.fleet import FleetSection
 from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
 from agent.config.metrics import MetricsSection
@@ -37,6 +38,7 @@ __all__ = [
     "CredentialSection",
     "CurtailmentSection",
     "EconomicsSection",
+    "FleetSection",
     "MarketSection",
     "MetricsSection",
     "MqttSection",
@@ -70,6 +72,7 @@ class Config(Section):
     mqtt: MqttSection = MqttSection()
     control: ControlSection = ControlSection()
     metrics: MetricsSection = MetricsSection()
+    fleet: FleetSection = FleetSection()
     alerts: AlertsSection = AlertsSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."

@@ -323,3 +323,29 @@ def test_every_command_tells_all_mistakes_and_exits_2(tmp_path, command):
         assert f"{path}: {key}" in ran.stderr
     assert SECRET not in ran.stderr + ran.stdout
     assert "Traceback" not in ran.stderr
+
+
+def test_a_fleet_is_told_only_where_servers_are_given():
+    assert parse("", source="test").fleet.servers == []
+    with pytest.raises(ConfigError, match="fleet: give servers"):
+        parse('[fleet]\nsite = "denver"', source="test")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('servers = ["10.0.0.5"]\norg = "acme"', "no address such as"),
+        ('servers = ["nats://user:hunter2@h:4222"]\norg = "acme"', "no credentials in an address"),
+        ('servers = ["nats://h:4222"]', "give org"),
+        ('servers = ["nats://h:4222"]\norg = "acme"\nsite = "two words"', "fleet.site"),
+        ('servers = ["nats://h:4222"]\norg = "acme"\nnkey_file = "/nowhere"', "/nowhere cannot be read"),
+        (
+            'servers = ["nats://h:4222"]\norg = "acme"\nnkey_file = "/dev/null"\ncreds_file = "/dev/null"',
+            "not both",
+        ),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_refused(text, why):
+    with pytest.raises(ConfigError, match=why) as refused:
+        parse(f"[fleet]\n{text}", source="test")
+    assert "hunter2" not in str(refused.value)

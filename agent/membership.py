@@ -1,0 +1,32 @@
+"""What an agent does for the fleet that its site belongs to. Without one, nothing; not even an import."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from agent.config import Config
+from agent.journal import OpenJournal
+
+BYTES_PER_MB = 1024 * 1024
+
+
+def journal(config: Config) -> OpenJournal | None:
+    """Where the store writes what the fleet is to be told; None without a fleet."""
+    fleet = config.fleet
+    if fleet.site is None:
+        return None
+    from agent.federation.outbox import Outbox  # noqa: PLC0415 - of the extra
+
+    return partial(Outbox, site=fleet.site, threshold=fleet.delta, limit_bytes=fleet.outbox_mb * BYTES_PER_MB)
+
+
+def uplink(
+    config: Config, database: Path, take: Callable[[str, int], Awaitable[None]]
+) -> Callable[[], Awaitable[None]] | None:
+    """The loop that sends what waits; None without a fleet. `take` drops what has been taken."""
+    fleet = config.fleet
+    if fleet.site is None or fleet.org is None:
+        return None
+    from agent.federation.uplink import Uplink  # noqa: PLC0415 - of the extra
+
+    return Uplink(fleet.connection(fleet.site), database, take, org=fleet.org, site=fleet.site).run

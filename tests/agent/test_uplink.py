@@ -1,0 +1,354 @@
+"""The outbox's way to JetStream, on real servers: nothing lost, nothing doubled, in order, whatever fails."""
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import nats
+import nkeys
+import pytest
+
+from agent.config import parse
+from agent.federation.connection import Servers
+from agent.federation.messages import COLUMNS, Kind, decode
+from agent.federation.outbox import Outbox
+from agent.federation.outlet import waiting
+from agent.federation.uplink import Uplink
+from agent.rows import Event
+from agent.service import Agent
+from agent.store import Store
+from tests.agent.builders import NOW, FakeDriver, eventually, machine, reading
+from tests.agent.nats_cluster import Cluster, server_program
+from tests.agent.test_service import known
+
+pytestmark = [
+    pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
+    pytest.mark.timeout(180),
+]
+MUCH = 64 * 1024 * 1024
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+def single(tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as running:
+        yield running
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "hashcost.db"
+
+
+@pytest.fixture
+def store(path):
+    with Store(path, partial(Outbox, site="denver", threshold=0.02, limit_bytes=MUCH)) as store:
+        yield store
+
+
+async def stream(cluster, replicas=1, **limits):
+    """A stream for the organisation; a cluster needs a moment to choose its leader."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(nats.js.errors.APIError, nats.errors.Error):
+                async with connection(cluster) as client:
+                    await client.jetstream().add_stream(
+                        name="FLEET", subjects=["hashcost.acme.*.*"], num_replicas=replicas, **limits
+                    )
+                    return
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def connection(cluster, **options):
+    client = await nats.connect(list(cluster.urls), **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def arrived(cluster):
+    """Every message of the stream, as (headers, message). A cluster that lost a node needs a moment to answer."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(nats.js.errors.Error, nats.errors.Error):
+                async with connection(cluster) as client:
+                    return await read_stream(client)
+            await asyncio.sleep(0.5)
+
+
+async def read_stream(client):
+    total = (await client.jetstream().stream_info("FLEET")).state.messages
+    subscription = await client.jetstream().subscribe("hashcost.acme.*.*", ordered_consumer=True)
+    found = []
+    while len(found) < total:
+        message = await subscription.next_msg(timeout=5.0)
+        found.append((message.headers, decode(message.data, told_on=message.subject)))
+    return found
+
+
+@asynccontextmanager
+async def sending(cluster, path, store):
+    async def take(epoch, sequence):
+        store.take_out(epoch, sequence)
+
+    servers = Servers(addresses=cluster.urls, name="denver")
+    task = asyncio.create_task(Uplink(servers, path, take, org="acme", site="denver").run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def happen(store, first, last):
+    for number in range(first, last):
+        store.save_events([Event(at=NOW, kind="noted", detail=str(number))])
+
+
+async def emptied(path, within_s=60.0):
+    await eventually(lambda: not waiting(path, 1), within_s)
+
+
+async def numbers(cluster):
+    index = COLUMNS[Kind.EVENTS].index("detail")
+    return [int(row[index]) for _, message in await arrived(cluster) for row in message.rows]
+
+
+async def test_what_happens_arrives_in_order_and_leaves_the_outbox(single, path, store):
+    await stream(single)
+    happen(store, 0, 200)
+    async with sending(single, path, store):
+        await emptied(path)
+        happen(store, 200, 210)
+        await emptied(path)
+    assert await numbers(single) == list(range(210))
+    headers = [each for each, _ in await arrived(single)]
+    chain = [(int(each["Nats-Msg-Id"].split(".")[1]), int(each["Hashcost-Previous"])) for each in headers]
+    assert chain == [(number, number - 1) for number in range(1, 211)]
+
+
+async def test_a_message_that_is_sent_twice_is_there_once(single, path, store):
+    await stream(single)
+    happen(store, 0, 5)
+    forgetful = []
+
+    async def forget(epoch, sequence):  # as if the agent died before it wrote that they were taken
+        forgetful.append((epoch, sequence))
+
+    servers = Servers(addresses=single.urls, name="denver")
+    task = asyncio.create_task(Uplink(servers, path, forget, org="acme", site="denver").run())
+    await eventually(lambda: len(forgetful) > 3, 30.0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert await numbers(single) == list(range(5))
+
+
+async def test_a_site_that_is_cut_off_keeps_everything_and_tells_once(tmp_path, path, store, lines):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+        await stream(cluster)
+        async with sending(cluster, path, store):
+            happen(store, 0, 10)
+            await emptied(path)
+            cluster.kill(0)
+            happen(store, 10, 500)
+            await asyncio.sleep(3.0)
+            assert len(waiting(path, 1000)) == 490
+            cluster.start(0)
+            cluster.wait_for(0)
+            await emptied(path)
+        assert await numbers(cluster) == list(range(500))
+    assert len(lines("event=fleet_unreachable")) == len(lines("event=fleet_reached")) <= 1
+
+
+@pytest.mark.parametrize("what", ["killed", "paused"])
+async def test_the_leader_may_go_while_messages_are_on_their_way(cluster, path, store, what):
+    await stream(cluster, replicas=3)
+    client = await nats.connect(list(cluster.urls))
+    leader = int((await client.jetstream().stream_info("FLEET")).cluster.leader.removeprefix("node"))
+    await client.close()
+    async with sending(cluster, path, store):
+        for first in range(0, 2000, 200):
+            happen(store, first, first + 200)
+            await asyncio.sleep(0.1)
+            if first == 600:
+                cluster.kill(leader) if what == "killed" else cluster.send(leader, signal.SIGSTOP)
+        await emptied(path, 120.0)
+    if what == "killed":
+        cluster.start(leader)
+        cluster.wait_for(leader)
+    else:
+        cluster.send(leader, signal.SIGCONT)
+    found = await numbers(cluster)
+    assert sorted(found) == list(range(2000))
+
+
+async def test_a_full_stream_takes_nothing_and_nothing_is_lost(single, path, store, lines):
+    await stream(single, max_msgs=50, discard="new")
+    happen(store, 0, 80)
+    async with sending(single, path, store):
+        await eventually(lambda: len(waiting(path, 1000)) == 30, 30.0)
+        client = await nats.connect(list(single.urls))
+        await client.jetstream().update_stream(
+            name="FLEET", subjects=["hashcost.acme.*.*"], max_msgs=1000, discard="new"
+        )
+        await client.close()
+        await emptied(path)
+    assert sorted(await numbers(single)) == list(range(80))
+    assert len(lines("event=fleet_unreachable")) == 1
+    assert len(lines("event=fleet_reached")) == 1
+
+
+async def test_the_agent_polls_on_while_nobody_can_be_told(path, tmp_path):
+    known(path, machine(1))
+    config = parse(
+        '[fleet]\nservers = ["nats://127.66.0.9:4222"]\norg = "acme"\nsite = "denver"\n'
+        "[poll]\ninterval_s = 1.0\ndeadline_s = 1.0\n",
+        source="test",
+    )
+
+    class Quiet(Agent):
+        def _driver(self, machine_id):
+            return FakeDriver(reading())
+
+        async def _scan_loop(self):
+            await asyncio.Event().wait()
+
+    async with Quiet(config, path) as agent:
+        task = asyncio.create_task(agent.run())
+        await eventually(lambda: agent._rounds >= 3, 30.0)
+        task.cancel()
+        await asyncio.wait([task])
+    kinds = [message.kind for message in waiting(path, 1000)]
+    assert kinds.count(Kind.ROUNDS) >= 3
+
+
+def key(tmp_path, name):
+    """A new user key: its public half, and a file with its seed."""
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    file = tmp_path / f"{name}.nk"
+    file.write_bytes(seed)
+    return nkeys.from_seed(bytearray(seed)).public_key.decode(), str(file)
+
+
+SITES = """
+accounts {{
+  acme {{
+    jetstream: enabled
+    users: [
+      {{ nkey: {admin} }}
+      {sites}
+    ]
+  }}
+}}
+"""
+SITE = '{{ nkey: {key}, permissions: {{ publish: ["hashcost.acme.{site}.*"], subscribe: ["_INBOX_{site}.>"] }} }}'
+
+
+class Guarded:
+    """A server with an administrator's key and one for the site of denver, which can be revoked."""
+
+    def __init__(self, tmp_path):
+        (tmp_path / "nats").mkdir()
+        self.public, self.admin = key(tmp_path, "admin")
+        self.denver, self.seed = key(tmp_path, "denver")
+        self.cluster = Cluster(tmp_path / "nats", nodes=1, extra=self.rules(denver=True))
+
+    def rules(self, *, denver):
+        sites = SITE.format(key=self.denver, site="denver") if denver else ""
+        return SITES.format(admin=self.public, sites=sites)
+
+    def admit(self, *, denver):
+        self.cluster.configure(0, self.rules(denver=denver))
+
+    def client(self, seed, **options):
+        return nats.connect(list(self.cluster.urls), nkeys_seed=seed, **options)
+
+    @asynccontextmanager
+    async def sending(self, path, store, site="denver"):
+        async def take(epoch, sequence):
+            store.take_out(epoch, sequence)
+
+        servers = Servers(addresses=self.cluster.urls, name="denver", nkey_file=self.seed)
+        task = asyncio.create_task(Uplink(servers, path, take, org="acme", site=site).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@pytest.fixture
+async def guarded(tmp_path):
+    found = Guarded(tmp_path)
+    with found.cluster:
+        client = await found.client(found.admin)
+        await client.jetstream().add_stream(name="FLEET", subjects=["hashcost.acme.*.*"])
+        await client.close()
+        yield found
+
+
+async def stored(guarded):
+    client = await guarded.client(guarded.admin)
+    try:
+        return (await client.jetstream().stream_info("FLEET")).state.messages
+    finally:
+        await client.close()
+
+
+async def test_a_site_needs_no_more_than_to_publish_on_its_own_subjects(guarded, path, store):
+    happen(store, 0, 10)
+    async with guarded.sending(path, store):
+        await emptied(path, 20.0)
+    assert await stored(guarded) == 10
+
+
+async def test_a_stolen_credential_can_neither_speak_for_another_site_nor_listen(guarded, path, store):
+    refused = []
+
+    async def on_error(error):
+        refused.append(str(error))
+
+    thief = await guarded.client(guarded.seed, error_cb=on_error)
+    await thief.publish("hashcost.acme.tulsa.orders", b"x")
+    heard = await thief.subscribe("hashcost.acme.>")
+    others = await thief.subscribe("_INBOX.>")
+    await thief.flush()
+    happen(store, 0, 3)
+    async with guarded.sending(path, store):
+        await emptied(path, 20.0)
+    await eventually(lambda: len(refused) >= 3)
+    assert await stored(guarded) == 3
+    assert heard.pending_msgs == others.pending_msgs == 0
+    await thief.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py leaves sockets
+async def test_a_revoked_credential_ends_the_telling_and_a_new_admission_takes_it_up(
+    guarded, path, store, lines
+):
+    async with guarded.sending(path, store):
+        happen(store, 0, 5)
+        await emptied(path, 20.0)
+        guarded.admit(denver=False)
+        await asyncio.sleep(1.0)
+        happen(store, 5, 10)
+        await asyncio.sleep(3.0)
+        assert len(waiting(path, 100)) == 5
+        guarded.admit(denver=True)
+        await emptied(path, 60.0)
+    assert await stored(guarded) == 10
+    seed = Path(guarded.seed).read_text()
+    assert not any(seed in line for line in lines("event="))
