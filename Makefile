@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 
-.PHONY: help demo test check audit licences bench deb deb-test lock hooks clean
+.PHONY: help demo test check audit licences fuzz bench deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -43,6 +43,10 @@ audit: $(VENV)/dev  ## known vulnerabilities of what is locked; fails where not 
 
 licences: $(VENV)/dev  ## write requirements/licences.txt anew from what is installed
 	@$(BIN)/python requirements/audit.py licences --write
+
+INPUTS ?= 1000000
+fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from outside; some hours
+	@FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/fuzz
 
 bench: $(BIN)/hashcost  ## what a poll, an appraisal and a stored round cost; writes bench/latest.json
 	@$(BIN)/python bench/run.py

@@ -175,9 +175,10 @@ _REPAIRS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<=\[),"), ""),
     (re.compile(r"(?<=[:,\[])\s*[-+]?(?:nan|inf(?:inity)?)(?=\s*[,}\]])", re.IGNORECASE), "null"),
     # Whatsminer API 2.0.4: a list written like a mapping
-    (re.compile(r'("error_code"\s*:\s*)\[((?:\s*"[^"]*"\s*:\s*"[^"]*"\s*,?)+)\]'), r"\1{\2}"),
+    (re.compile(r'("error_code"\s*+:\s*+)\[((?:\s*+"[^"]*"\s*+:\s*+"[^"]*"(?:\s*+,)?)++\s*+)\]'), r"\1{\2}"),
 )
-"""Repairs put back punctuation that firmware forgets. None of them can make up or finish a value."""
+"""Repairs put back punctuation that firmware forgets. None of them can make up or finish a value, or has more than one
+way to fit the same text: a hostile machine would make us try them all."""
 
 
 def decode_object(data: bytes) -> Answer:

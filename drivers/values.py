@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_NUMBER = re.compile(r"\s*([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*(?:[A-Za-z%/]*)\s*")
+# possessive, so that a text of a machine's cannot make it try every way to share out the blanks
+_NUMBER = re.compile(r"\s*+([-+]?\d++(?:\.\d*+)?(?:[eE][-+]?\d++)?)\s*+[A-Za-z%/]*+\s*+")
 _MAC = re.compile(r"[0-9A-F]{12}")
 _MAX_TEXT = 200
 

@@ -136,7 +136,7 @@ def parse(text: str, *, source: str) -> Config:
     """Validate the text of a configuration; `source` names it in messages."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and nestings that are no mistake of TOML
         raise ConfigError(source, [f"not TOML: {error}"]) from error
     try:
         return Config.model_validate(values)
