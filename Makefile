@@ -34,6 +34,7 @@ check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabil
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=bench $(BIN)/mypy bench/run.py bench/stock_table.py
 	@$(BIN)/lint-imports
 	@$(BIN)/python requirements/audit.py licences
 	@$(BIN)/python requirements/audit.py vulnerabilities
@@ -48,7 +49,7 @@ INPUTS ?= 1000000
 fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from outside; some hours
 	@FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/fuzz
 
-bench: $(BIN)/hashcost  ## what a poll, an appraisal and a stored round cost; writes bench/latest.json
+bench: $(BIN)/hashcost  ## what a poll, an appraisal, a stored round and the terminal cost; writes bench/latest.json
 	@$(BIN)/python bench/run.py
 
 deb: $(BIN)/hashcost  ## a Debian package in dist/

@@ -8,18 +8,18 @@ import asyncio
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from time import process_time
 
+from figure import Figure, compare
 from sqlite_utils import Database
+from terminal import terminal_figures
 
 from agent.appraisal import Terms
 from agent.demo import DemoOptions, SimulatedSite, simulated_site
@@ -38,48 +38,9 @@ from drivers.discovery import scan
 from drivers.driver import ReadOptions
 from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
 
-RUNS = 5
 SITE_MACHINES = 60
 FLEET_MACHINES = 10_000
 FIELDS = ["hashrate", "wattage", "hashboards", "fans", "is_mining"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One line of the table: medians of `RUNS` runs; `ratio` is rival over ours, more than 1 is better."""
-
-    name: str
-    unit: str
-    ours: float
-    rival: float | None
-    rival_name: str | None
-    ratio: float | None
-    spread: tuple[float, float] | None
-
-
-async def compare(
-    name: str,
-    unit: str,
-    ours: Callable[[], Awaitable[float]],
-    rival: Callable[[], Awaitable[float]] | None = None,
-    rival_name: str | None = None,
-) -> Figure:
-    """Measure in pairs; the ratio is the median of the pairs' ratios, the spread their range."""
-    await ours()
-    pairs = [(await ours(), await rival() if rival else None) for _ in range(RUNS)]
-    own = statistics.median(pair[0] for pair in pairs)
-    if rival is None:
-        return Figure(name=name, unit=unit, ours=own, rival=None, rival_name=None, ratio=None, spread=None)
-    ratios = [other / mine for mine, other in pairs if other is not None]
-    return Figure(
-        name=name,
-        unit=unit,
-        ours=own,
-        rival=statistics.median(other for _, other in pairs if other is not None),
-        rival_name=rival_name,
-        ratio=statistics.median(ratios),
-        spread=(min(ratios), max(ratios)),
-    )
 
 
 # -- polling ------------------------------------------------------------------------------------------
@@ -282,13 +243,21 @@ async def main() -> None:
     """Run every figure."""
     warnings.simplefilter("ignore")
     options = DemoOptions(
-        machines=SITE_MACHINES, seed=7, speed=60.0, faults=False, once=True, csv=None, as_json=True
+        machines=SITE_MACHINES,
+        seed=7,
+        speed=60.0,
+        faults=False,
+        auto=False,
+        once=True,
+        csv=None,
+        as_json=True,
     )
     with tempfile.TemporaryDirectory(prefix="hashcost-bench-") as name:
         folder = Path(name)
         async with simulated_site(options, folder / "control.sock") as site:
             figures = await poll_figures(site)
         figures += await fleet_figures(folder)
+        figures += await asyncio.to_thread(terminal_figures, folder)
     report(figures, Path(__file__).parent / "latest.json")
 
 
