@@ -8,9 +8,10 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
@@ -47,6 +48,21 @@ class UtcTime(click.ParamType[datetime]):
         if moment.year not in MINING_YEARS:
             self.fail(f"{value!r}: there are no bitcoins to be mined in that year", param, ctx)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+class Zone(click.ParamType[tzinfo]):
+    """The name of a time zone."""
+
+    name = "zone"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
+        """Look it up, or fail with what is accepted."""
+        if isinstance(value, tzinfo):
+            return value
+        try:
+            return UTC if value == "UTC" else ZoneInfo(str(value))
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            self.fail(f"{value!r} is no time zone; write one such as America/Chicago", param, ctx)
 
 
 class FiniteRange(click.FloatRange):
@@ -104,6 +120,30 @@ def _socket_option(function: F) -> F:
     return click.option(
         "--socket", type=click.Path(path_type=Path), envvar="HASHCOST_SOCKET", default=DEFAULT_SOCKET,
         show_default=True, help="The agent's command socket; else HASHCOST_SOCKET.",
+    )(function)  # fmt: skip
+
+
+def _range_options(function: F) -> F:
+    """What exports cover, and how they are cut."""
+    for option in (
+        click.option(
+            "--time-zone", "zone", type=Zone(), default="UTC", show_default=True,
+            help="Where days and months begin at midnight, such as America/Chicago.",
+        ),
+        click.option(
+            "--by", type=click.Choice(["hour", "day", "month", "machine"]), default="machine", show_default=True,
+            help="A row per UTC hour, per day, per month, or one for the whole range.",
+        ),
+        click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now."),
+        click.option("--from", "start", type=UtcTime(), help="Start, included; default: the first reading."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def _output_option(function: F) -> F:
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: standard output."
     )(function)  # fmt: skip
 
 
@@ -419,21 +459,15 @@ def export() -> None:
 
 
 @export.command()
-@click.option("--from", "start", type=UtcTime(), help="Start, included; default: the first reading.")
-@click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now.")
-@click.option(
-    "--by", type=click.Choice(["hour", "day", "machine"]), default="machine", show_default=True,
-    help="A row per machine and UTC hour, UTC day, or one for the whole range.",
-)  # fmt: skip
+@_range_options
 @click.option("--format", "file_format", type=click.Choice(["csv"]), default="csv", show_default=True)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: standard output."
-)
+@_output_option
 @_database_option
 def profitability(
     start: datetime | None,
     end: datetime | None,
     by: str,
+    zone: tzinfo,
     file_format: str,
     output: Path | None,
     database: Path,
@@ -442,7 +476,30 @@ def profitability(
     del file_format  # there is one so far; click refuses any other
     from agent.export import Period, export_profitability
 
-    text = export_profitability(database, start, end, Period(by), output)
+    text = export_profitability(database, start, end, Period(by), output, zone=zone)
+    if output is None:
+        click.echo(text, nl=False)
+
+
+@export.command()
+@_range_options
+@click.option("--site", is_flag=True, help="The whole site instead of each machine.")
+@_output_option
+@_database_option
+def ledger(
+    start: datetime | None,
+    end: datetime | None,
+    by: str,
+    zone: tzinfo,
+    site: bool,
+    output: Path | None,
+    database: Path,
+) -> None:
+    """Sums of energy, hashes and money, hours by state, and what curtailment was worth: per machine, or of the site."""
+    from agent.export import Period
+    from agent.ledger_export import export_ledger
+
+    text = export_ledger(database, start, end, Period(by), output, site=site, zone=zone)
     if output is None:
         click.echo(text, nl=False)
 

@@ -6,15 +6,16 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 from pathlib import Path
 
+from agent.accounts import Books, accounts
 from agent.errors import UsageError
-from agent.ledger import Sums, add_up
+from agent.ledger import Sums
 from agent.output import ReaderLeft
 from agent.reader import Reader
-from agent.rows import MachineRow, ReadingRow, from_ms, to_ms
+from agent.rows import MachineRow, from_ms
 
 COLUMNS = (
     "machine_id", "mac", "ip", "make", "model", "firmware", "group", "period_start", "period_end",
@@ -26,7 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 MOST_ROWS = 2_000_000
 """More than spreadsheets open and than a person meant."""
-_STEP = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+_STEP = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=28)}
 _DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 Cell = str | int | float | None
 
@@ -40,49 +41,59 @@ class Period(StrEnum):
 
     HOUR = "hour"
     DAY = "day"
+    MONTH = "month"
     MACHINE = "machine"
     """One row for the whole range."""
 
 
-def profitability(reader: Reader, start: datetime, end: datetime, by: Period) -> Iterator[Mapping[str, Cell]]:
+def profitability(
+    reader: Books, start: datetime, end: datetime, by: Period, zone: tzinfo = UTC
+) -> Iterator[Mapping[str, Cell]]:
     """Rows of the profitability export over [start, end), machine by machine, a mapping from column to cell.
 
-    Periods are UTC hours or days, cut off at the ends of the range. Machines without any reading in the range get a
-    row of unknown hours too: a gap is shown, not left out.
+    Periods are UTC hours, or days or months of the zone, cut off at the ends of the range. Machines of which nothing is
+    known in the range get a row of unknown hours too: a gap is shown, not left out.
     """
-    periods = list(split(start, end, by))
-    sleeps = reader.sleeps()
-    readings = reader.readings(start, end)
-    upcoming = next(readings, None)
-    for machine in reader.machines():  # both are in order of machine id, and every reading has its machine
-        rows: list[ReadingRow] = []
-        if upcoming is not None and upcoming[0] == machine.machine_id:
-            rows, upcoming = upcoming[1], next(readings, None)
-        for since, until in periods:
-            yield _row(machine, _sums(machine, rows, since, until), sleeps.get(machine.machine_id, ()))
+    for machine, sums in accounts(reader, list(split(start, end, by, zone))):
+        for each in sums:
+            yield _row(machine, each)
 
 
 def export_profitability(
-    database: Path, start: datetime | None, end: datetime | None, by: Period, output: Path | None
+    database: Path,
+    start: datetime | None,
+    end: datetime | None,
+    by: Period,
+    output: Path | None,
+    *,
+    zone: tzinfo = UTC,
 ) -> str:
     """The CSV of [start, end) from the store, also written to `output` if given.
 
     `start` defaults to the first reading, `end` to now. Raises `StoreError` and `ExportError`.
     """
     with Reader(database) as reader:
-        span = reader.readings_span()
-        if span is None:
-            raise ExportError(f"{database}: holds no readings yet")
-        start, end = start or span[0], end or datetime.now(UTC)
-        if start >= end:
-            raise ExportError(
-                f"the range is empty: --from {start.isoformat()} is not before --to {end.isoformat()}"
-            )
-        _refuse_too_many(len(reader.machines()), start, end, by)
-        text = to_csv(profitability(reader, start, end, by))
+        start, end = export_range(reader, database, start, end, by)
+        text = to_csv(profitability(reader, start, end, by, zone))
     if output is not None:
         write_atomically(output, text)
     return text
+
+
+def export_range(
+    reader: Reader, database: Path, start: datetime | None, end: datetime | None, by: Period
+) -> tuple[datetime, datetime]:
+    """The range of an export; by default from the first that is known until now. Raises `ExportError`."""
+    first = reader.first_known_at()
+    if first is None:
+        raise ExportError(f"{database}: holds no readings yet")
+    start, end = start or first, end or datetime.now(UTC)
+    if start >= end:
+        raise ExportError(
+            f"the range is empty: --from {start.isoformat()} is not before --to {end.isoformat()}"
+        )
+    _refuse_too_many(len(reader.machines()), start, end, by)
+    return start, end
 
 
 def _refuse_too_many(machines: int, start: datetime, end: datetime, by: Period) -> None:
@@ -90,31 +101,35 @@ def _refuse_too_many(machines: int, start: datetime, end: datetime, by: Period) 
     if machines * periods > MOST_ROWS:
         raise ExportError(
             f"the range gives {machines * periods:,} rows, more than {MOST_ROWS:,}: "
-            "set --from and --to closer together, or --by day or machine"
+            "set --from and --to closer together, or --by day, month or machine"
         )
 
 
-def split(start: datetime, end: datetime, by: Period) -> Iterator[tuple[datetime, datetime]]:
-    """[start, end) cut at full UTC hours or days."""
-    if by is Period.MACHINE:
-        yield start, end
-        return
-    step = _STEP[by]
+def split(
+    start: datetime, end: datetime, by: Period, zone: tzinfo = UTC
+) -> Iterator[tuple[datetime, datetime]]:
+    """[start, end) cut at full UTC hours, or at midnights or months of the zone; those are not of equal length where
+    clocks change."""
     since = start
     while since < end:
-        floor = since.replace(minute=0, second=0, microsecond=0)
-        if by is Period.DAY:
-            floor = floor.replace(hour=0)
-        until = min(floor + step, end)
+        until = min(_next(since, by, zone), end) if by is not Period.MACHINE else end
         yield since, until
         since = until
 
 
-def _sums(machine: MachineRow, readings: list[ReadingRow], since: datetime, until: datetime) -> Sums:
-    return add_up(readings, to_ms(since), to_ms(until), sleep_power_w=machine.sleep_power_w)
+def _next(at: datetime, by: Period, zone: tzinfo) -> datetime:
+    """The end of the hour, day or month that a moment lies in."""
+    if by is Period.HOUR:
+        return at.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    local = at.astimezone(zone)
+    if by is Period.DAY:
+        date = local.date() + timedelta(days=1)
+    else:
+        date = (local.date().replace(day=1) + timedelta(days=32)).replace(day=1)
+    return datetime.combine(date, time(), tzinfo=zone).astimezone(UTC)
 
 
-def _row(machine: MachineRow, sums: Sums, sleeps: Sequence[int]) -> dict[str, Cell]:
+def _row(machine: MachineRow, sums: Sums) -> dict[str, Cell]:
     known, priced = sums.known_h > 0, sums.priced_h > 0
     return {
         "machine_id": machine.machine_id,
@@ -124,8 +139,8 @@ def _row(machine: MachineRow, sums: Sums, sleeps: Sequence[int]) -> dict[str, Ce
         "model": machine.model,
         "firmware": machine.firmware,
         "group": machine.group,
-        "period_start": _iso(sums.start_ms),
-        "period_end": _iso(sums.end_ms),
+        "period_start": iso(sums.start_ms),
+        "period_end": iso(sums.end_ms),
         "mining_hours": sums.mining_h,
         "asleep_hours": sums.asleep_h,
         "unknown_hours": sums.unknown_h,
@@ -144,7 +159,7 @@ def _row(machine: MachineRow, sums: Sums, sleeps: Sequence[int]) -> dict[str, Ce
         "breakeven_hashprice_usd_per_ph_day": _ratio(sums.avoidable_cost_usd, sums.paid_phd),
         "avoided_loss_usd": sums.avoided_loss_usd,
         "forgone_profit_usd": sums.forgone_profit_usd,
-        "curtailments": sum(sums.start_ms <= at_ms < sums.end_ms for at_ms in sleeps),
+        "curtailments": sums.curtailments,
     }
 
 
@@ -152,17 +167,18 @@ def _ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator > 0 else None
 
 
-def _iso(milliseconds: int) -> str:
+def iso(milliseconds: int) -> str:
+    """A moment as exports write it."""
     return from_ms(milliseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def to_csv(rows: Iterable[Mapping[str, Cell]]) -> str:
+def to_csv(rows: Iterable[Mapping[str, Cell]], columns: Sequence[str] = COLUMNS) -> str:
     """Header and rows as CSV text, `.` decimals, empty for unknown."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([cell(row[column]) for column in COLUMNS])
+        writer.writerow([cell(row[column]) for column in columns])
     return text.getvalue()
 
 

@@ -267,3 +267,51 @@ def m006_outbox(db: Database) -> None:
         not_null={"epoch", "sequence", "kind", "at_ms", "bytes", "payload"},
         strict=True,
     )
+
+
+@migrations()
+def m007_ledger(db: Database) -> None:
+    """Sums per machine and hour, power prices that turned out otherwise, and what a sleeping machine does awake."""
+    for column in ("running_ths", "running_power_w"):
+        db.execute(f"alter table readings add column {column} real")
+    db.execute("alter table quotes add column credit_usd_per_kwh real not null default 0")
+    db.execute(
+        """
+        create table ledger (
+            machine_id text not null references machines (machine_id),
+            hour_ms integer not null,
+            mining_h real not null,
+            asleep_h real not null,
+            low_power_h real not null,
+            metered_kwh real not null,
+            reported_kwh real not null,
+            estimated_kwh real not null,
+            energy_kwh real not null,
+            avoidable_kwh real not null,
+            hash_phd real not null,
+            revenue_usd real not null,
+            energy_cost_usd real not null,
+            priced_phd real not null,
+            paid_phd real not null,
+            avoidable_priced_kwh real not null,
+            avoidable_cost_usd real not null,
+            price_h_usd_per_kwh real not null,
+            hashprice_h real not null,
+            priced_h real not null,
+            avoided_loss_usd real not null,
+            forgone_profit_usd real not null,
+            switching_cost_usd real not null,
+            curtailments integer not null,
+            power_source text,
+            appraisals integer not null default 1,
+            primary key (machine_id, hour_ms)
+        ) strict, without rowid
+        """
+    )
+    db.execute("create index ledger_hour on ledger (hour_ms)")
+    db.table("settlements").create(
+        {"start_ms": int, "end_ms": int, "price_usd_per_kwh": float, "source": str, "told_ms": int},
+        pk="start_ms",
+        not_null={"end_ms", "price_usd_per_kwh", "source", "told_ms"},
+        strict=True,
+    )

@@ -30,10 +30,13 @@ SELECT_TERMS = """
 SELECT_SLEEPS = (
     "select machine_id, confirmed_ms from orders where action = 'sleep' and confirmed_ms is not null"
 )
-SELECT_READINGS = """
-    select machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source,
-           ours, decision_margin_usd_per_day, hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
-    from readings join quotes using (quote_id)
+READING_COLUMNS = """
+    machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source, power_mode,
+    chip_temp_c, ours, decision_margin_usd_per_day, running_ths, running_power_w, hashprice_usd_per_ph_day,
+    price_usd_per_kwh, price_source = 'own' as own_price, fee, reject, overhead, credit_usd_per_kwh
+"""
+SELECT_READINGS = f"""
+    select {READING_COLUMNS} from readings join quotes using (quote_id)
     where began_ms < :end_ms and began_ms >= (
         select coalesce(min(began_ms), :start_ms) from readings
         where began_ms < :start_ms and began_ms + valid_ms > :start_ms
@@ -41,10 +44,6 @@ SELECT_READINGS = """
     order by machine_id, began_ms
 """
 """From the oldest reading that reaches into the range: what began since then may have cut it off, and counts too."""
-READING_COLUMNS = """
-    machine_id, began_ms, valid_ms, run_state, implausible, hashrate_ths, power_w, power_source, chip_temp_c,
-    ours, decision_margin_usd_per_day, hashprice_usd_per_ph_day, price_usd_per_kwh, fee, reject, overhead
-"""
 SELECT_READINGS_OF_ONE = f"""
     select {READING_COLUMNS} from readings join quotes using (quote_id)
     where machine_id = :machine_id and began_ms < :end_ms and began_ms >= coalesce(

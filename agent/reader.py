@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from sqlite_utils import Database
 
-from agent import economics
+from agent import books, economics
 from agent.appraisal import Terms
 from agent.baseline import Baseline
 from agent.database import (
@@ -38,6 +38,7 @@ from agent.history import (
     machine_history,
     site_history,
 )
+from agent.ledger import Sums
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import order_of
@@ -59,6 +60,8 @@ from agent.rows import (
     Event,
     MachineRow,
     ReadingRow,
+    Settled,
+    Switch,
     baseline_of,
     event_of,
     from_ms,
@@ -241,6 +244,16 @@ class Reader:
             return None if row["first"] is None else (from_ms(row["first"]), from_ms(row["last"]))
         return None
 
+    def first_known_at(self) -> datetime | None:
+        """From when on anything is known of any machine, by readings or booked hours; None if nothing is."""
+        firsts = [
+            row[0]
+            for query in ("select min(began_ms) from readings", "select min(hour_ms) from ledger")
+            for row in self._db.conn.execute(query)
+            if row[0] is not None
+        ]
+        return from_ms(min(firsts)) if firsts else None
+
     def machines(self) -> list[MachineRow]:
         """The inventory, by machine id."""
         return [inventory_row(row) for row in self._db.query("select * from machines order by machine_id")]
@@ -251,6 +264,30 @@ class Reader:
         rows = self._db.query(SELECT_READINGS, {"start_ms": to_ms(start), "end_ms": to_ms(end)})
         for machine_id, group in groupby(rows, key=lambda row: row["machine_id"]):
             yield MachineId(machine_id), [reading_of(row) for row in group]
+
+    def booked_until_ms(self) -> int | None:
+        """Hours of the ledger before this are booked; None if none is."""
+        return books.booked_until(self._db)
+
+    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+        """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
+        return books.booked(self._db, start_ms, end_ms)
+
+    def settlements(self, start_ms: int, end_ms: int) -> list[Settled]:
+        """Power prices that were found out later for times in [start_ms, end_ms), oldest first."""
+        return books.settlements(self._db, start_ms, end_ms)
+
+    def switches(self, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]:
+        """Sleeps and wakes on our order confirmed in [start_ms, end_ms), by machine, with what they cost."""
+        return books.switches(self._db, start_ms, end_ms)
+
+    def next_reading_ms(self, since_ms: int) -> int | None:
+        """When the first reading from then on began."""
+        for row in self._db.conn.execute(
+            "select min(began_ms) from readings where began_ms >= ?", [since_ms]
+        ):
+            return None if row[0] is None else int(row[0])
+        return None
 
     def orders(self, limit: int = 1000) -> list[Order]:
         """The last orders, newest first."""

@@ -59,6 +59,31 @@ class ReadingRow:
     fee: float
     reject: float
     overhead: float
+    power_mode: PowerMode | None = None
+    own_price: bool = False
+    """Its power price is the machine's own and not the site's."""
+    running_ths: float | None = None
+    running_power_w: float | None = None
+    """What a machine that sleeps on our order does while it runs, as it was appraised."""
+    credit_usd_per_kwh: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A power price of the site in [start_ms, end_ms) as it was found out later, USD/kWh."""
+
+    start_ms: int
+    end_ms: int
+    price_usd_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A confirmed sleep or wake on our order, and what it cost."""
+
+    at_ms: int
+    sleeps: bool
+    cost_usd: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +155,20 @@ def reading_row(machine: Machine, view: MachineView, quote_id: int, valid_ms: in
             None,
             None,
         )
-        return (machine.machine_id, to_ms(failure.at), valid_ms, *unknown, quote_id, int(machine.ours), None)
+        return (
+            machine.machine_id,
+            to_ms(failure.at),
+            valid_ms,
+            *unknown,
+            quote_id,
+            int(machine.ours),
+            None,
+            None,
+            None,
+        )
     assert reading is not None  # noqa: S101 - a polled machine has one or the other
+    curtailed = machine.ours and reading.run_state is RunState.ASLEEP
+    point = machine.running_point() if curtailed else None
     return (
         machine.machine_id,
         to_ms(reading.began_at),
@@ -147,6 +184,8 @@ def reading_row(machine: Machine, view: MachineView, quote_id: int, valid_ms: in
         quote_id,
         int(machine.ours),
         view.decision_margin_usd_per_day,
+        point and point.hashrate_ths,
+        point and point.power_w,
     )
 
 
@@ -224,6 +263,8 @@ def reading_of(row: dict[str, Any]) -> ReadingRow:
     values["run_state"] = RunState(row["run_state"])
     values["power_source"] = PowerSource(row["power_source"])
     values["ours"] = bool(row["ours"])
+    values["power_mode"] = PowerMode(row["power_mode"]) if row["power_mode"] else None
+    values["own_price"] = bool(row["own_price"])
     return ReadingRow(**values)
 
 
@@ -346,6 +387,7 @@ def quote_values(market: Market, terms: Terms) -> tuple[object, ...]:
         terms.fee,
         terms.reject,
         terms.overhead,
+        terms.credit_usd_per_kwh,
     )
 
 

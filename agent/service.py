@@ -9,13 +9,14 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from agent import membership
+from agent.bookkeeping import Bookkeeper
 from agent.clock import Clock
 from agent.commands import Commands
 from agent.config import Config
@@ -41,6 +42,8 @@ from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
+from agent.tariff.intervals import IntervalPrice
+from agent.tariff.live import LiveTariff
 from agent.view import Picture, site_load_kw, view_fleet
 from agent.vitals import Disk, Vitals, measure_disk
 from drivers.addresses import parse_targets
@@ -60,6 +63,10 @@ SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
 OBLIGATIONS = "obligations"
 """Name of the setting that holds the calls of the grid."""
+BOOK_S = 20.0
+"""How often it is looked whether an hour is to be booked."""
+PRICES_LATE = timedelta(minutes=20)
+"""A published price of an hour that is over may come so late; the hour is booked after that."""
 SCAN_PROGRESS_S = 300.0
 """A scan that shows no progress for so long hangs."""
 CONTROL_BEAT_S = 10.0
@@ -191,6 +198,7 @@ class Agent:
             group.create_task(supervise("alerts", self.herald.run))
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
                 group.create_task(supervise("fleet", tell))  # nor what only tells others
+            group.create_task(supervise("ledger", self.book_forever))
             if self._socket is not None:
                 commands = Commands(self.operations, clock=self._clock.now)
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
@@ -400,6 +408,28 @@ class Agent:
                 self.skipped_rounds += skipped
                 log.warning("event=rounds_skipped count=%d total=%d", skipped, self.skipped_rounds)
             await asyncio.sleep(wait_s)
+
+    async def book_forever(self) -> None:
+        """Book the ledger, hour by hour, until cancelled."""
+        published = isinstance(self._power, LiveTariff)
+        books = Bookkeeper(
+            self._database,
+            self._store,
+            self._in_writer,
+            clock=self._clock.now,
+            settled=self._final_prices,
+            wait=PRICES_LATE if published else timedelta(),
+        )
+        while True:
+            if self.storage_problem is None:
+                async with self._recording():
+                    await books.catch_up()
+            await asyncio.sleep(BOOK_S)
+
+    def _final_prices(self, now: datetime) -> tuple[Sequence[IntervalPrice], str]:
+        """The power prices of the last time as they were finally published, and by whom."""
+        power = self._power
+        return (power.settled(now), power.status.name) if isinstance(power, LiveTariff) else ((), "")
 
     @property
     def _round_allowance_s(self) -> float:

@@ -13,6 +13,7 @@ from typing import Self
 
 from sqlite_utils import Database
 
+from agent import books
 from agent.appraisal import Terms
 from agent.baseline import Baseline
 from agent.database import (
@@ -35,6 +36,7 @@ from agent.decisions import DECISION_COLUMNS, DecisionRecord, decision_of, decis
 from agent.detail import DetailsToWrite, detail_row
 from agent.fleet import Fleet, Machine
 from agent.journal import Journal, NoJournal, OpenJournal
+from agent.ledger import Sums
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
@@ -47,6 +49,7 @@ from agent.rows import (
     ROUND_COLUMNS,
     Event,
     RoundRow,
+    Settled,
     baseline_of,
     baseline_row,
     latest_row,
@@ -249,6 +252,22 @@ class Store:
         self._new_quotes[key] = quote_id
         return quote_id
 
+    def book(self, hours: Sequence[tuple[MachineId, Sums]], until_ms: int) -> None:
+        """Book an hour of the ledger, and that all before `until_ms` is booked, in one transaction."""
+        with self._db.atomic():
+            books.book(self._db, hours, until_ms)
+
+    def settle(self, prices: Sequence[Settled], source: str, at: datetime) -> None:
+        """Keep power prices as they were found out."""
+        with self._db.atomic():
+            books.settle(self._db, prices, source, to_ms(at))
+
+    def rebook(self, hours: Sequence[tuple[MachineId, Sums]], event: Event) -> None:
+        """Replace booked hours, and leave a trace of why, in one transaction."""
+        with self._db.atomic():
+            books.rebook(self._db, hours)
+            self._insert_events([_event_row(event)])
+
     def save_setting(self, name: str, value: str) -> None:
         """Remember something across restarts."""
         with self._db.atomic():
@@ -351,12 +370,15 @@ class Store:
 
     def save_events(self, events: Iterable[Event]) -> None:
         """Append events."""
-        rows = [(to_ms(event.at), event.kind, event.machine_id, event.detail) for event in events]
+        rows = [_event_row(event) for event in events]
         with self._db.atomic():
-            self._db.conn.executemany(
-                "insert into events (at_ms, kind, machine_id, detail) values (?, ?, ?, ?)", rows
-            )
-            self._journal.events(rows)
+            self._insert_events(rows)
+
+    def _insert_events(self, rows: Sequence[tuple[object, ...]]) -> None:
+        self._db.conn.executemany(
+            "insert into events (at_ms, kind, machine_id, detail) values (?, ?, ?, ?)", rows
+        )
+        self._journal.events(rows)
 
     def take_out(self, epoch: str, sequence: int) -> None:
         """Drop what waited for the fleet, up to this message of an epoch: it has been taken."""
@@ -365,6 +387,10 @@ class Store:
             self._db.conn.execute(
                 "insert or replace into settings values (?, ?)", (TAKEN, f"{epoch}.{sequence}")
             )
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    return to_ms(event.at), event.kind, event.machine_id, event.detail
 
 
 def _upsert(table: str, columns: Sequence[str], key: str) -> str:
@@ -382,10 +408,12 @@ def _upsert(table: str, columns: Sequence[str], key: str) -> str:
 
 _INSERT_READING = """
     insert or ignore into readings (machine_id, began_ms, valid_ms, run_state, failure, implausible, hashrate_ths,
-    power_w, power_source, power_mode, chip_temp_c, quote_id, ours, decision_margin_usd_per_day)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    power_w, power_source, power_mode, chip_temp_c, quote_id, ours, decision_margin_usd_per_day, running_ths,
+    running_power_w)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_QUOTE = """
     insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,
-    price_usd_per_kwh, price_source, fee, reject, overhead, own) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    price_usd_per_kwh, price_source, fee, reject, overhead, credit_usd_per_kwh, own)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """

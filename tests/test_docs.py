@@ -15,6 +15,7 @@ from agent.config.market import SourceSection
 from agent.config.overrides import OverrideSection
 from agent.config.power import PeriodSection
 from agent.export import COLUMNS
+from agent.ledger_export import COLUMNS as LEDGER_COLUMNS
 from agent.policy import Action, Reason
 from drivers import driver
 from tui.app import FleetApp
@@ -82,7 +83,7 @@ def test_code_is_documented(code):
     assert f"| `{code}` |" in REFERENCE
 
 
-@pytest.mark.parametrize("column", [*COLUMNS, *BACKTEST_COLUMNS])
+@pytest.mark.parametrize("column", [*COLUMNS, *BACKTEST_COLUMNS, *LEDGER_COLUMNS])
 def test_column_is_documented(column):
     assert f"`{column}`" in REFERENCE
 

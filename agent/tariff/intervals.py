@@ -93,6 +93,25 @@ def expected_settlement(
     return IntervalPrice(start=start, end=end, usd_per_kwh=mean)
 
 
+def settled(prices: Sequence[IntervalPrice], settlement: timedelta, now: datetime) -> list[IntervalPrice]:
+    """What the settlement intervals that are over came to: the mean of what was published of each, oldest first. Those
+    of which a part is missing are left out."""
+    found: list[IntervalPrice] = []
+    sums: dict[datetime, tuple[float, float]] = {}
+    for each in prices:
+        start = floor(each.start, settlement)
+        while start < each.end:
+            overlap_s = (min(each.end, start + settlement) - max(each.start, start)).total_seconds()
+            total_s, sum_usd = sums.get(start, (0.0, 0.0))
+            sums[start] = (total_s + overlap_s, sum_usd + overlap_s * each.usd_per_kwh)
+            start += settlement
+    for start, (total_s, sum_usd) in sorted(sums.items()):
+        end = start + settlement
+        if end <= now and total_s >= settlement.total_seconds():
+            found.append(IntervalPrice(start=start, end=end, usd_per_kwh=sum_usd / total_s))
+    return found
+
+
 def floor(now: datetime, step: timedelta) -> datetime:
     """The beginning of the interval around `now`; intervals of a length are counted from 1970 in UTC."""
     epoch = datetime(1970, 1, 1, tzinfo=UTC)

@@ -23,6 +23,7 @@ from agent.tariff.intervals import (
     expected_settlement,
     floor,
     is_of_known_times,
+    settled,
 )
 
 log = logging.getLogger("hashcost")
@@ -231,6 +232,16 @@ class LiveTariff:
             return None
         held = replace(last, end=last.end + HELD_AGE)
         return self._quote(held, last.start, PriceState.HELD, "its source says nothing new, the last is held")
+
+    def settled(self, now: datetime) -> list[IntervalPrice]:
+        """What the settlement intervals of the last day and a half really cost the site, as far as they are over and
+        published whole; nothing while what the feed says is in doubt."""
+        if self._doubt is not None:
+            return []
+        return [
+            replace(each, usd_per_kwh=self._contract.marginal_usd_per_kwh(each.usd_per_kwh))
+            for each in settled(self._prices, self._settlement, now)
+        ]
 
     def _quote(
         self, market: IntervalPrice, observed_at: datetime, state: PriceState, detail: str

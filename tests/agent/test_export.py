@@ -29,7 +29,8 @@ from agent.export import (
     to_csv,
     write_atomically,
 )
-from agent.rows import MachineRow, ReadingRow
+from agent.ledger import Sums
+from agent.rows import MachineRow, ReadingRow, Settled, Switch
 from agent.store import Reader, Store, StoreError
 from drivers.reading import MachineId, RunState
 from tests.agent.builders import NOW, asleep, identity, mac, machine, market, reading, row, save, stored_site
@@ -67,7 +68,19 @@ class FakeReader:
         if self._readings:
             yield MachineId(mac(1)), self._readings
 
-    def sleeps(self) -> dict[MachineId, list[int]]:
+    def booked_until_ms(self) -> None:
+        return None
+
+    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+        del start_ms, end_ms
+        return iter(())
+
+    def settlements(self, start_ms: int, end_ms: int) -> list[Settled]:
+        del start_ms, end_ms
+        return []
+
+    def switches(self, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]:
+        del start_ms, end_ms
         return {}
 
 

@@ -122,6 +122,27 @@ async def test_a_reading_stands_for_two_and_a_half_intervals(database):
     assert (stored.began_ms, stored.valid_ms) == (to_ms(NOW), 2500)
 
 
+async def test_an_hour_that_is_over_is_booked_beside_the_rounds(database):
+    clock = HandClock()
+
+    def booked():
+        with Reader(database) as reader:
+            return [each for _, hours in reader.booked(0, 2**52) for each in hours]
+
+    driver = FakeDriver(*(reading(began_at=NOW + timedelta(hours=hours)) for hours in (0, 1)))
+    async with site(database, driver, clock=clock) as agent:
+        await agent.poll_once()
+        clock.forward(hours=1)
+        await agent.poll_once()
+        books = asyncio.create_task(agent.book_forever())
+        await eventually(booked)
+        books.cancel()
+        with suppress(asyncio.CancelledError):
+            await books
+    (hour,) = booked()
+    assert (hour.start_ms, hour.mining_h) == (to_ms(NOW), pytest.approx(2.5 / 3600))
+
+
 async def test_a_failure_is_logged_once_and_its_end_once(database, lines):
     down = NoAnswer("10.0.0.1", "nobody there")
     driver = FakeDriver(reading(), down, down, down, reading())

@@ -27,6 +27,7 @@ from agent.tariff.intervals import (
     absurd,
     contradicts,
     expected_settlement,
+    settled,
 )
 from agent.terms import Economics
 from agent.view import view_fleet
@@ -378,3 +379,48 @@ def test_prices_of_its_own_are_stored_with_a_machine_s_readings(tmp_path):
         assert reader.conditions()[0].price_usd_per_kwh == 0.06
         assert reader.conditions_of(mac(2))[0].price_usd_per_kwh == 0.072
         assert reader.conditions_of(mac(1)) is None
+
+
+# -- what it came to -----------------------------------------------------------------------------------------
+
+
+def of(minutes, price, lasts=5):
+    start = NOW + timedelta(minutes=minutes)
+    return IntervalPrice(start=start, end=start + timedelta(minutes=lasts), usd_per_kwh=price)
+
+
+def test_a_settlement_interval_that_is_over_came_to_the_mean_of_its_prices():
+    prices = [of(0, 0.03), of(5, 0.06), of(10, 0.30), of(15, 0.01)]
+    late = NOW + timedelta(minutes=30)
+    (only,) = settled(prices, QUARTER, late)  # the second quarter is not published whole
+    assert (only.start, only.end) == (NOW, NOW + QUARTER)
+    assert only.usd_per_kwh == pytest.approx(0.13)
+    assert settled(prices, QUARTER, NOW + timedelta(minutes=14)) == []  # not over
+
+
+def test_prices_of_an_hour_settle_by_the_quarter_and_those_of_minutes_by_the_hour():
+    quarters = settled([of(0, 0.05, lasts=60)], QUARTER, NOW + timedelta(hours=2))
+    assert [each.usd_per_kwh for each in quarters] == pytest.approx([0.05] * 4)
+    hourly = settled(
+        [of(minutes, minutes / 100) for minutes in range(0, 60, 5)],
+        timedelta(hours=1),
+        NOW + timedelta(hours=1),
+    )
+    assert [each.usd_per_kwh for each in hourly] == pytest.approx([0.275])
+
+
+async def test_a_live_tariff_tells_what_it_really_cost_by_the_contract_and_nothing_in_doubt(tmp_path):
+    path = tmp_path / "prices.csv"
+    rows = [f"{(NOW + timedelta(minutes=m)).isoformat()},{price}" for m, price in ((0, 0.03), (15, 0.05))]
+    path.write_text("\n".join(["start,price", *rows]) + "\n")
+    config = parse(
+        f'[power]\nkind = "file"\nfile = "{path}"\ninterval_s = 900\nlosses = 0.1\nadder_usd_per_kwh = 0.01\n',
+        source="test",
+    )
+    tariff = power_source(config.power, None, Clock())
+    await tariff.ask(NOW + timedelta(minutes=20))
+    (only,) = tariff.settled(NOW + timedelta(minutes=20))
+    assert only.usd_per_kwh == pytest.approx(0.03 * 1.1 + 0.01)
+    path.write_text("start,price\n" + f"{NOW.isoformat()},300\n")
+    await tariff.ask(NOW + timedelta(minutes=21))
+    assert tariff.settled(NOW + timedelta(minutes=21)) == []

@@ -1,0 +1,201 @@
+"""Books the ledger: hour by hour once they are over, and again when power prices turn out otherwise."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agent.ledger import MS_PER_HOUR, Sums, add_up
+from agent.reader import Reader
+from agent.rows import Event, Settled, from_ms, to_ms
+from agent.store import Store
+from agent.tariff.intervals import IntervalPrice
+from drivers.reading import MachineId
+
+log = logging.getLogger("hashcost")
+
+LOOK_BACK = timedelta(hours=48)
+"""Prices that are older are not looked at again by themselves."""
+SAME_USD_PER_KWH = 1e-9
+SAME_USD = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One hour of all machines, ready to be booked; `until_ms` is its end, or the beginning of the next that has any
+    readings."""
+
+    hours: Sequence[tuple[MachineId, Sums]]
+    until_ms: int
+
+
+class Bookkeeper:
+    """Reckons beside the agent's loops on a connection of its own, and writes through the agent's one writer.
+
+    `write` runs a function of the store in its thread. `settled` gives the site's power prices as they were finally
+    published, with the name of who says so.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        store: Store,
+        write: Callable[..., Awaitable[Any]],
+        *,
+        clock: Callable[[], datetime],
+        settled: Callable[[datetime], tuple[Sequence[IntervalPrice], str]] = lambda _: ((), ""),
+        wait: timedelta = timedelta(),
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._write = write
+        self._clock = clock
+        self._settled = settled
+        self._wait = wait
+
+    async def catch_up(self) -> None:
+        """Book all that is over."""
+        while await self.step():
+            pass
+
+    async def step(self) -> bool:
+        """Book one hour if one is over, for at least as long as prices may take; True if another may be."""
+        await self._take_prices()
+        page = await asyncio.to_thread(next_page, self._database, self._wait)
+        if page is None:
+            return False
+        await self._write(self._store.book, page.hours, page.until_ms)
+        return True
+
+    async def _take_prices(self) -> None:
+        """Keep what is new of final prices, and appraise booked hours again that they touch."""
+        now = self._clock()
+        prices, source = self._settled(now)
+        told = [
+            Settled(start_ms=to_ms(each.start), end_ms=to_ms(each.end), price_usd_per_kwh=each.usd_per_kwh)
+            for each in prices
+        ]
+        new = await asyncio.to_thread(unknown_prices, self._database, told, to_ms(now - LOOK_BACK))
+        for hour_ms in sorted({hour_ms for each in new for hour_ms in _hours_of(each)}):
+            changed = await asyncio.to_thread(outdated, self._database, hour_ms, new)
+            if changed.hours:
+                await self._write(self._store.rebook, changed.hours, changed.event(source, now))
+                log.info("event=ledger_reappraised source=%s detail=%r", source, changed.in_words())
+        if new:  # only now: after a crash in between they are new once more
+            await self._write(self._store.settle, new, source, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reappraisal:
+    """Machines of which the money of a booked hour is other than it was booked."""
+
+    hour_ms: int
+    hours: Sequence[tuple[MachineId, Sums]]
+    cost_change_usd: float
+
+    def in_words(self) -> str:
+        """For events and logs."""
+        return (
+            f"the hour from {from_ms(self.hour_ms):%Y-%m-%d %H:%M} UTC, {len(self.hours)} machines: "
+            f"energy cost {self.cost_change_usd:+.2f} USD"
+        )
+
+    def event(self, source: str, at: datetime) -> Event:
+        """The trace that it leaves."""
+        return Event(at=at, kind="ledger_reappraised", detail=f"prices of {source}: {self.in_words()}")
+
+
+def next_page(database: Path, wait: timedelta) -> Page | None:
+    """The next hour that is over and not booked; None if there is none yet."""
+    with Reader(database) as reader:
+        last_round, span = reader.last_round_at(), reader.readings_span()
+        if last_round is None or span is None:
+            return None
+        since_ms = reader.booked_until_ms()
+        if since_ms is None:
+            since_ms = _hour_of(to_ms(span[0]))
+        if since_ms + MS_PER_HOUR + _milliseconds(wait) > to_ms(last_round):
+            return None
+        hours = list(reckon(reader, since_ms))
+        if hours:
+            return Page(hours=hours, until_ms=since_ms + MS_PER_HOUR)
+        following = reader.next_reading_ms(since_ms + MS_PER_HOUR)
+        until_ms = _hour_of(to_ms(last_round) if following is None else following)
+        return Page(hours=(), until_ms=max(until_ms, since_ms + MS_PER_HOUR))
+
+
+def reckon(reader: Reader, hour_ms: int, told: Sequence[Settled] = ()) -> list[tuple[MachineId, Sums]]:
+    """The sums of every machine of which something is known in an hour, by the prices that are kept and those that are
+    `told` now."""
+    end_ms = hour_ms + MS_PER_HOUR
+    sleep_power_w = {machine.machine_id: machine.sleep_power_w for machine in reader.machines()}
+    kept = {each.start_ms: each for each in reader.settlements(hour_ms, end_ms)}
+    now = {each.start_ms: each for each in told if each.start_ms < end_ms and each.end_ms > hour_ms}
+    settled = sorted((kept | now).values(), key=lambda each: each.start_ms)
+    switches = reader.switches(hour_ms, end_ms)
+    found = []
+    for machine_id, readings in reader.readings(from_ms(hour_ms), from_ms(end_ms)):
+        sums = add_up(
+            readings,
+            hour_ms,
+            end_ms,
+            sleep_power_w=sleep_power_w[machine_id],
+            settled=settled,
+            switches=switches.get(machine_id, ()),
+        )
+        if sums.known_h > 0 or sums.switching_cost_usd or sums.curtailments:
+            found.append((machine_id, sums))
+    return found
+
+
+def unknown_prices(database: Path, told: Sequence[Settled], since_ms: int) -> list[Settled]:
+    """The prices that are not kept yet, or are kept otherwise."""
+    told = [each for each in told if each.start_ms >= since_ms]
+    if not told:
+        return []
+    with Reader(database) as reader:
+        kept = {
+            (each.start_ms, each.end_ms): each.price_usd_per_kwh
+            for each in reader.settlements(told[0].start_ms, told[-1].end_ms)
+        }
+    return [
+        each
+        for each in told
+        if abs(kept.get((each.start_ms, each.end_ms), float("inf")) - each.price_usd_per_kwh)
+        > SAME_USD_PER_KWH
+    ]
+
+
+def outdated(database: Path, hour_ms: int, prices: Sequence[Settled]) -> Reappraisal:
+    """The machines of a booked hour whose money these prices change, with their sums as they are now."""
+    changed: list[tuple[MachineId, Sums]] = []
+    cost_change = 0.0
+    with Reader(database) as reader:
+        if hour_ms < (reader.booked_until_ms() or 0):
+            booked = {machine_id: sums[0] for machine_id, sums in reader.booked(hour_ms, hour_ms + 1)}
+            for machine_id, sums in reckon(reader, hour_ms, prices):
+                before = booked.get(machine_id)
+                if before is not None and _other_money(before, sums):
+                    changed.append((machine_id, sums))
+                    cost_change += sums.energy_cost_usd - before.energy_cost_usd
+    return Reappraisal(hour_ms=hour_ms, hours=changed, cost_change_usd=cost_change)
+
+
+def _other_money(one: Sums, other: Sums) -> bool:
+    names = ("revenue_usd", "energy_cost_usd", "avoided_loss_usd", "forgone_profit_usd", "priced_h")
+    return any(abs(getattr(one, name) - getattr(other, name)) > SAME_USD for name in names)
+
+
+def _hours_of(price: Settled) -> range:
+    return range(_hour_of(price.start_ms), price.end_ms, MS_PER_HOUR)
+
+
+def _hour_of(at_ms: int) -> int:
+    return at_ms // MS_PER_HOUR * MS_PER_HOUR
+
+
+def _milliseconds(length: timedelta) -> int:
+    return round(length.total_seconds() * 1000)

@@ -1,0 +1,127 @@
+"""The ledger as it is stored: booked hours, and the power prices that they were booked by. Rows in, rows out.
+
+An hour is booked once it is over. Hours before `BOOKED_UNTIL` are; a machine that has no row in one was unknown in it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from sqlite_utils import Database
+
+from agent.curtailment import CurtailmentPolicy
+from agent.ledger import ADDITIVE, MS_PER_HOUR, Sums
+from agent.rows import Settled, Switch
+from drivers.reading import MachineId, PowerSource
+
+BOOKED_UNTIL = "booked_until_ms"
+"""Setting that holds the end of the last hour that is booked."""
+COLUMNS = ("machine_id", "hour_ms", *ADDITIVE, "power_source")
+_SELECT = f"select {', '.join(COLUMNS)} from ledger"  # noqa: S608 - names of ours
+
+
+def booked_until(db: Database) -> int | None:
+    """Hours before this are booked; None if none is."""
+    for row in db.conn.execute("select value from settings where name = ?", [BOOKED_UNTIL]):
+        return int(row[0])
+    return None
+
+
+def book(db: Database, hours: Sequence[tuple[MachineId, Sums]], until_ms: int) -> None:
+    """Write the hours that end at `until_ms`, and that they are booked. Inside a transaction of the caller's."""
+    _write(db, hours, on_conflict="nothing")
+    db.conn.execute("insert or replace into settings values (?, ?)", (BOOKED_UNTIL, str(until_ms)))
+
+
+def rebook(db: Database, hours: Sequence[tuple[MachineId, Sums]]) -> None:
+    """Replace booked hours, counting that they were appraised once more. Inside a transaction of the caller's."""
+    updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[2:])
+    _write(db, hours, on_conflict=f"update set {updates}, appraisals = appraisals + 1")
+
+
+def _write(db: Database, hours: Sequence[tuple[MachineId, Sums]], *, on_conflict: str) -> None:
+    db.conn.executemany(
+        f"insert into ledger ({', '.join(COLUMNS)}) values ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+        f"on conflict (machine_id, hour_ms) do {on_conflict}",
+        [
+            (
+                machine_id,
+                sums.start_ms,
+                *(getattr(sums, name) for name in ADDITIVE),
+                sums.power_source and sums.power_source.value,
+            )
+            for machine_id, sums in hours
+        ],
+    )
+
+
+def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+    """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
+    rows = db.conn.execute(
+        f"{_SELECT} where hour_ms >= ? and hour_ms < ? order by machine_id, hour_ms", [start_ms, end_ms]
+    )
+    for machine_id, group in groupby(rows, key=itemgetter(0)):
+        yield MachineId(machine_id), [_sums(row) for row in group]
+
+
+def _sums(row: Sequence[object]) -> Sums:
+    values = dict(zip(ADDITIVE, row[2:], strict=False))
+    hour_ms, source = row[1], row[-1]
+    assert isinstance(hour_ms, int)  # noqa: S101 - as the schema says
+    sums = Sums(
+        start_ms=hour_ms,
+        end_ms=hour_ms + MS_PER_HOUR,
+        power_source=PowerSource(str(source)) if source else None,
+        **values,  # type: ignore[arg-type]  # columns by name
+    )
+    sums.close()
+    return sums
+
+
+def reappraised(db: Database, start_ms: int, end_ms: int) -> int:
+    """How many booked hours of machines in [start_ms, end_ms) were appraised more than once."""
+    found = db.conn.execute(
+        "select count(*) from ledger where hour_ms >= ? and hour_ms < ? and appraisals > 1",
+        [start_ms, end_ms],
+    )
+    return int(found.fetchone()[0])
+
+
+# -- power prices that turned out otherwise --------------------------------------------------------------
+
+
+def settle(db: Database, prices: Iterable[Settled], source: str, told_ms: int) -> None:
+    """Keep power prices as they were found out. Inside a transaction of the caller's."""
+    db.conn.executemany(
+        "insert or replace into settlements values (?, ?, ?, ?, ?)",
+        [(each.start_ms, each.end_ms, each.price_usd_per_kwh, source, told_ms) for each in prices],
+    )
+
+
+def settlements(db: Database, start_ms: int, end_ms: int) -> list[Settled]:
+    """The power prices that were found out for times in [start_ms, end_ms), oldest first."""
+    rows = db.conn.execute(
+        "select start_ms, end_ms, price_usd_per_kwh from settlements where start_ms < ? and end_ms > ? "
+        "order by start_ms",
+        [end_ms, start_ms],
+    )
+    return [Settled(start_ms=since, end_ms=until, price_usd_per_kwh=price) for since, until, price in rows]
+
+
+def switches(db: Database, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]:
+    """The sleeps and wakes on our order that were confirmed in [start_ms, end_ms), by machine, oldest first, at half
+    the cost of a cycle each: what was last decided of the machine says it, else the rule for its model."""
+    usual = CurtailmentPolicy()
+    found: dict[MachineId, list[Switch]] = {}
+    rows = db.conn.execute(
+        "select orders.machine_id, confirmed_ms, orders.action, switching_cost_usd, model from orders "
+        "join machines using (machine_id) left join decisions using (machine_id) "
+        "where orders.action in ('sleep', 'wake') and confirmed_ms >= ? and confirmed_ms < ? "
+        "order by confirmed_ms",
+        [start_ms, end_ms],
+    )
+    for machine_id, at_ms, action, cost_usd, model in rows:
+        cost = usual.switching_cost_of(model) if cost_usd is None else cost_usd
+        switch = Switch(at_ms=at_ms, sleeps=action == "sleep", cost_usd=cost / 2)
+        found.setdefault(MachineId(machine_id), []).append(switch)
+    return found
