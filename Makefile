@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 
-.PHONY: help demo test check audit licences fuzz bench deb deb-test lock hooks clean
+.PHONY: help demo test check audit licences fuzz bench docs deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -51,6 +51,10 @@ fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from o
 
 bench: $(BIN)/hashcost  ## what a poll, an appraisal, a stored round and the terminal cost; writes bench/latest.json
 	@$(BIN)/python bench/run.py
+
+docs: $(VENV)/dev  ## write the pictures and tables of docs/ anew; look at what changed
+	@HASHCOST_WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/tui/test_pictures.py tests/agent/test_source_matrix.py \
+	  tests/agent/test_power_matrix.py tests/drivers/test_fault_matrix.py
 
 deb: $(BIN)/hashcost  ## a Debian package in dist/
 	@systemd/debian/build.sh $(BIN)/python dist

@@ -4,10 +4,12 @@ Exit status: 0 done, 1 failed, 2 usage or configuration error, 3 done in part. O
 logs and progress on stderr. Heavy modules are imported by the command that needs them: `--help` must be quick.
 """
 
+import json
 import math
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -215,7 +217,11 @@ def demo(
         csv=csv,
         as_json=as_json,
     )
-    demo_site.run(options)
+    if once or as_json or not _is_terminal():
+        demo_site.run(options)
+        return
+    told = json.dumps({**asdict(options), "csv": None if csv is None else str(csv)})
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "tui.demo", told])  # noqa: S606 - ourselves, no shell
 
 
 @cli.command()
@@ -252,13 +258,23 @@ def run(config_path: Path | None, database: Path, socket: Path) -> None:
     run_until_stopped(config, database, socket, reload=lambda: _load_site(config_path))
 
 
+def _is_terminal() -> bool:
+    """Whether a screen can be shown here."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 @cli.command()
 @_database_option
-def tui(database: Path) -> None:
-    """Watch the site in the terminal. Read-only: it changes nothing and can stop nothing."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+@_socket_option
+@click.option("--operate", is_flag=True, help="Add the keys that change the site; the agent checks who may.")
+def tui(database: Path, socket: Path, operate: bool) -> None:
+    """Watch the site in the terminal. Read-only unless --operate; quitting never stops the agent."""
+    if not _is_terminal():
         raise UsageError("tui: needs a terminal; `hashcost status` prints the same picture anywhere")
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "tui", str(database)])  # noqa: S606 - ourselves, no shell
+    options = ["--operate"] if operate else []
+    os.execv(  # noqa: S606 - ourselves, no shell
+        sys.executable, [sys.executable, "-P", "-m", "tui", str(database), str(socket), *options]
+    )
 
 
 @cli.command()

@@ -270,14 +270,33 @@ class Curtailer:
         sleeps = history.confirmed(machine_id, OrderAction.SLEEP)
         return replace(memory, switched_at=max(switches, default=None), sleeps=tuple(sleeps))
 
-    def _site(self, picture: Picture) -> Site:
+    def _lately(self) -> list[Order]:
+        """The orders that moved load within the last minute."""
         now = self._clock()
-        lately = [
+        return [
             order
             for order in self._reconciler.all()
             if now - (order.dispatched_at or order.created_at) < timedelta(minutes=1)
             and order.state not in (OrderState.PROPOSED, OrderState.EXPIRED)
         ]
+
+    def ramp(self) -> dict[str, Any]:
+        """What the last minute moved, by action, and what a minute may move, as plain data."""
+        lately = self._lately()
+        return {
+            "machines_per_min": self.policy.batch_machines,
+            "kw_per_min": self.policy.ramp_kw_per_min,
+            **{
+                action.value: {
+                    "machines": sum(order.action is action for order in lately),
+                    "kw": sum(order.power_w for order in lately if order.action is action) / 1000,
+                }
+                for action in (OrderAction.SLEEP, OrderAction.WAKE)
+            },
+        }
+
+    def _site(self, picture: Picture) -> Site:
+        now, lately = self._clock(), self._lately()
         leaving_kw, coming_kw = self._under_way_kw(picture)
         return Site(
             now=now,

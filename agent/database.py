@@ -22,6 +22,8 @@ PRICES = "prices"
 """Setting that holds how prices and their sources are doing."""
 TAKEN = "outbox_taken"
 """Setting that holds the place of the last message that the fleet took."""
+HELD, MODE = "held", "mode"
+"""Settings: whether a person holds the site, and the mode that the agent last ran in."""
 CHANGE = "change"
 """Setting that holds the number of the last change that readers may want: it only grows."""
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 
 from agent.clock import Clock, simulated_clock
 from agent.config import Config, CurtailmentSection, MarketSection, PollSection, ScanSection
@@ -73,8 +72,13 @@ class SimulatedSite:
     control: Path
 
 
-def run(options: DemoOptions) -> None:
-    """Run the demo to its end, or until Ctrl-C, SIGTERM or the end of the terminal. Raises `DemoError`."""
+Watch = Callable[[Path, Path, Clock], Awaitable[None]]
+"""Somebody who watches: given the database, the agent's socket and the site's clock, until they have seen enough."""
+
+
+def run(options: DemoOptions, watch: Watch | None = None) -> None:
+    """Run the demo to its end, or until whoever watches leaves, Ctrl-C, SIGTERM or the end of the terminal. Raises
+    `DemoError`."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -83,18 +87,20 @@ def run(options: DemoOptions) -> None:
         tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        asyncio.run(_demo(options, Path(directory), [obstacle] if obstacle else []))
+        asyncio.run(_demo(options, Path(directory), [obstacle] if obstacle else [], watch))
 
 
-async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> None:
-    database = directory / "hashcost.db"
+async def _demo(
+    options: DemoOptions, directory: Path, obstacles: list[str], watch: Watch | None = None
+) -> None:
+    database, socket = directory / "hashcost.db", directory / "agent.sock"
     async with simulated_site(options, directory / "control.sock") as site, AsyncExitStack() as stack:
         notes = [*obstacles, *site.left_out]
         prices = await stack.enter_async_context(simulated_prices(options, site))
         config = demo_config(options, site, prices)
         price = MovablePrice(config.power.price_usd_per_kwh)
         try:
-            async with Agent(config, database, clock=site.clock, power=price) as agent:
+            async with Agent(config, database, clock=site.clock, power=price, socket=socket) as agent:
                 with scan_progress(hidden=options.as_json) as progress:
                     changes = await agent.scan(progress)
                 notes += [f"{event.kind}: {event.detail}" for event in changes.doubts]
@@ -102,8 +108,11 @@ async def _demo(options: DemoOptions, directory: Path, obstacles: list[str]) -> 
                     await _rehearse(agent, options, site, price, database)
                 elif options.once:
                     _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
+                elif watch is None:
+                    await agent.poll_forever(_printer(options, notes))
                 else:
-                    await _follow(agent, options, notes)
+                    await agent.poll_once()  # there is something to see
+                    await _watched(agent, watch(database, socket, site.clock))
         finally:
             _write_csv(options, database, site.clock.now())
 
@@ -161,27 +170,15 @@ async def _rounds(agent: Agent, count: int) -> Picture:
     return await agent.poll_once()
 
 
-async def _follow(agent: Agent, options: DemoOptions, notes: Sequence[str]) -> None:
-    """Redraw on a terminal, print picture after picture elsewhere, until cancelled."""
-    console = Console()
-    if options.as_json or not sys.stdout.isatty() or console.is_dumb_terminal:
-        await agent.poll_forever(_printer(options, notes))
-        return
-    last: list[Picture] = []
-
-    def redraw(picture: Picture) -> None:
-        last[:] = [picture]
-        width, height = console.size
-        around = console.render_lines(draw(picture, notes=notes, rows=0, width=width))
-        rows = max(1, height - len(around))
-        live.update(draw(picture, notes=notes, rows=rows, width=width), refresh=True)
-
+async def _watched(agent: Agent, watching: Awaitable[None]) -> None:
+    """Run the agent for as long as somebody watches."""
+    running = asyncio.create_task(agent.run())
     try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            await agent.poll_forever(redraw)
+        await watching
     finally:
-        for picture in last:
-            console.print(draw(picture, notes=notes, width=console.width))
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 def _printer(options: DemoOptions, notes: Sequence[str]) -> Callable[[Picture], None]:

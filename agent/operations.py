@@ -9,6 +9,7 @@ from typing import Any
 from agent.appraisal import Terms
 from agent.curtailer import Curtailer, snapshot
 from agent.curtailment import Headroom, Participation, participation
+from agent.database import HELD
 from agent.fleet import Fleet
 from agent.herald import Herald, as_data
 from agent.obligations import Call, Obligations
@@ -20,7 +21,6 @@ from agent.view import MachineView, Picture, totals
 from drivers.reading import MachineId, RunState
 
 Outcome = Mapping[str, Any]
-HELD = "held"
 CLOSED = "closed"
 """Names of the settings that outlive the process."""
 NOT_OPEN = "not_open"
@@ -70,6 +70,7 @@ class Operations:
             "closed": self._curtailer.closed,
             "machines": len(self._fleet),
             "orders": dict(orders),
+            "ramp": self._curtailer.ramp(),
             **self._health(),
         }
 

@@ -21,6 +21,8 @@ from agent.appraisal import Terms
 from agent.baseline import Baseline
 from agent.database import (
     CHANGE,
+    HELD,
+    MODE,
     PRICES,
     StoreError,
     closed_on_failure,
@@ -106,7 +108,7 @@ class Reader:
     """A read-only connection: works while the agent writes, and while it is down."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         try:
             if not path.is_file():
                 raise StoreError(
@@ -135,23 +137,36 @@ class Reader:
     ) -> None:
         self.close()
         if isinstance(error, sqlite3.Error):
-            raise StoreError(f"{self._path}: cannot be read ({error})") from error
+            raise StoreError(f"{self.path}: cannot be read ({error})") from error
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def held(self) -> bool:
+        """A person holds the whole site as it is."""
+        return self._setting(HELD) == "yes"
+
+    def mode(self) -> str | None:
+        """The mode that the agent last ran in."""
+        return self._setting(MODE)
+
+    def _setting(self, name: str) -> str | None:
+        for row in self._db.query("select value from settings where name = ?", [name]):
+            return str(row["value"])
+        return None
 
     @property
     def outdated(self) -> bool:
         """Another file has taken this one's place, or it was opened as one that nobody writes and somebody did since:
         what follows would not be what is. To be opened anew."""
         try:
-            now = _stamp(self._path)
+            now = _stamp(self.path)
         except OSError:
             return True
         if not self._immutable:
             return now[:2] != self._stamp[:2]
-        return now != self._stamp or self._path.with_name(f"{self._path.name}-wal").exists()
+        return now != self._stamp or self.path.with_name(f"{self.path.name}-wal").exists()
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:

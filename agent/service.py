@@ -23,6 +23,7 @@ from agent.config import Config
 from agent.control import ControlServer
 from agent.curtailer import Curtailer
 from agent.curtailment import Obligation
+from agent.database import HELD, MODE
 from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
@@ -33,7 +34,7 @@ from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import accepted_figures, report
 from agent.metrics import metrics_text
 from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, account, call_of
-from agent.operations import CLOSED, HELD, Operations
+from agent.operations import CLOSED, Operations
 from agent.options import read_options
 from agent.orders import Order, Patience
 from agent.poller import Poller, RoundResult, pause_s
@@ -142,6 +143,7 @@ class Agent:
         self.curtailer = Curtailer(self.fleet, self.reconciler, policy, self._clock.now, decided)
         self.curtailer.held = self.reconciler.held = await self._setting(HELD)
         self.curtailer.closed = await self._setting(CLOSED)
+        await self._in_writer(self._store.save_setting, MODE, policy.mode.value)
         calls = await self._in_writer(self._store.setting, OBLIGATIONS)
         schedule = self.config.obligations.schedule_file
         callers = {OPERATOR, *(() if schedule is None else (SCHEDULE,)), *self.feeds.grid.loops}

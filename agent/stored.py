@@ -1,6 +1,6 @@
 """The site as the store has it, for every screen: what is too old to stand is shown as unknown, never as it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,28 +48,43 @@ class StoredPicture:
 
 def stored_picture(database: Path, now: datetime) -> StoredPicture:
     """Load it. Raises `StoreError` while there is none."""
-    _refuse_what_is_no_file(database)
+    refuse_what_is_no_file(database)
     with Reader(database) as reader, reader.one_moment():
-        conditions, polled_at = reader.conditions(), reader.last_round_at()
-        if conditions is None or polled_at is None:
-            raise StoreError(f"{database}: no poll round yet; is `hashcost run` running?")
-        market, terms = conditions
-        validity = reader.validity() or DEFAULT_VALIDITY
-        views = by_margin(_as_of(view, now, validity) for view in reader.latest())
-        decisions, prices = reader.decisions(), reader.prices()
-        doubts = [event for event in reader.last_scan() if event.is_doubt]
+        return picture_of(reader, reader.latest(), reader.decisions(), now)
+
+
+def picture_of(
+    reader: Reader, views: Iterable[MachineView], decisions: Mapping[MachineId, DecisionRecord], now: datetime
+) -> StoredPicture:
+    """The picture of machines and decisions that were read from an open store. Raises `StoreError` before the first
+    round."""
+    conditions, polled_at = reader.conditions(), reader.last_round_at()
+    if conditions is None or polled_at is None:
+        raise StoreError(f"{reader.path}: no poll round yet; is `hashcost run` running?")
+    market, terms = conditions
+    validity = reader.validity() or DEFAULT_VALIDITY
     return StoredPicture(
-        picture=Picture(market=market, terms=terms, views=views),
+        picture=Picture(
+            market=market, terms=terms, views=by_margin(_as_of(view, now, validity) for view in views)
+        ),
         polled_at=polled_at,
         now=now,
         validity=validity,
-        doubts=doubts,
+        doubts=[event for event in reader.last_scan() if event.is_doubt],
         decisions=decisions,
-        prices=prices,
+        prices=reader.prices(),
     )
 
 
-def _refuse_what_is_no_file(database: Path) -> None:
+def aged(snapshot: StoredPicture, now: datetime) -> StoredPicture:
+    """The same picture at a later time, where nothing newer can be read: what has grown stale since is unknown."""
+    picture = snapshot.picture
+    views = [_as_of(view, now, snapshot.validity) for view in picture.views]
+    return replace(snapshot, now=now, picture=replace(picture, views=views))
+
+
+def refuse_what_is_no_file(database: Path) -> None:
+    """Raise `StoreError` for a directory or an empty file, with what to do."""
     try:
         if database.is_dir():
             raise StoreError(f"{database}: is a directory; name the database in it")

@@ -1,4 +1,4 @@
-"""`python -m tui DATABASE`: what `hashcost tui` turns into, so that the agent never imports a screen."""
+"""`python -m tui DATABASE SOCKET [--operate]`: what `hashcost tui` turns into; the agent imports no screen."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,9 @@ from tui.app import run
 
 def main() -> None:
     """Open the terminal, or say why not."""
+    database, socket, *options = sys.argv[1:]
     try:
-        run(Path(sys.argv[1]))
+        run(Path(database), Path(socket), operate="--operate" in options)
     except AgentError as error:
         sys.stderr.write(f"hashcost: {error}\n")
         sys.exit(error.exit_status)

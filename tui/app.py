@@ -1,187 +1,299 @@
-"""The operators' terminal: the fleet, worst margin first, under the prices that make it so. Read-only."""
+"""The operators' terminal: six screens on one picture of the site. Read-only unless --operate."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from rich.console import Group
-from rich.text import Text
-from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Input, Static
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.dom import DOMNode
+from textual.screen import Screen
 
-from agent.selector import Selector, SelectorError, parse, select
-from agent.store import StoreError
-from agent.stored import StoredPicture
-from agent.summary import (
-    COST,
-    EFFICIENCY,
-    HASHRATE,
+from agent.control import ControlError
+from agent.database import StoreError
+from agent.stored import aged
+from drivers.reading import MachineId
+from tui.bindings import (
+    CURTAILMENT,
+    EVENTS,
+    EVERYWHERE,
+    FLEET,
     MACHINE,
-    MARGIN,
-    MODEL,
-    POWER,
-    POWER_SOURCE,
-    RECOMMENDATION,
-    REVENUE,
-    STATE,
-    STRIKE,
-    doubt_lines,
-    header_lines,
-    total_lines,
+    MARKET,
+    WHAT_IF,
+    bindings,
+    keys_of,
+    operating_actions,
 )
-from agent.view import MachineView, totals
-from tui.source import Source
+from tui.screens.base import SiteScreen
+from tui.screens.confirm import ConfirmScreen, Plan
+from tui.screens.curtailment import CurtailmentScreen, OrderLine
+from tui.screens.events import EventsScreen
+from tui.screens.fleet import FleetScreen
+from tui.screens.help import HelpScreen
+from tui.screens.machine import MachineScreen
+from tui.screens.market import MarketScreen
+from tui.screens.what_if import WhatIfScreen
+from tui.source import AgentState, SiteState, Source
 from tui.vanished import end_with_terminal
-from tui.widgets.fleet_table import FleetTable
 
-REFRESH_S = 2.0
-COLUMNS = (
-    MACHINE, MARGIN, RECOMMENDATION, STATE, POWER, POWER_SOURCE, HASHRATE, EFFICIENCY, MODEL, REVENUE, COST, STRIKE,
-)  # fmt: skip
-"""What decides comes first: a narrow terminal shows it without scrolling."""
+REFRESH_S = 0.5
+"""Changes are shown together, never more often than four times a second."""
+ASK_S = 2.0
+IDS_PER_COMMAND = 200
 
 
-class FleetApp(App[None]):
-    """One screen: prices, a table of all machines, the site's totals."""
+class HashcostApp(App[None]):
+    """The terminal. `source` is its only way to data; `operate` says that it may change the site."""
 
     TITLE = "hashcost"
-    ENABLE_COMMAND_PALETTE = False
-    CSS = """
-    #prices { height: auto; padding: 0 1; background: $panel; }
-    #fleet { height: 1fr; }
-    #filter { height: 1; border: none; padding: 0 1; display: none; }
-    #totals { height: auto; padding: 0 1; background: $panel; }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/"),
-        Binding("escape", "unfilter", "All machines"),
-        Binding("q", "quit", "Quit (the agent goes on)"),
-        Binding("home", "worst", "Worst margin", priority=True),
-        Binding("end", "best", "Best margin", priority=True),
-    ]
-    """Home and end have priority: the table would take them for columns."""
+    CSS_PATH = "hashcost.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(EVERYWHERE)]
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
+        FLEET: FleetScreen,
+        MACHINE: MachineScreen,
+        CURTAILMENT: CurtailmentScreen,
+        MARKET: MarketScreen,
+        WHAT_IF: WhatIfScreen,
+        EVENTS: EventsScreen,
+    }
+    DEFAULT_MODE = FLEET
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, operate: bool = False) -> None:
         super().__init__()
-        self._source = source
-        self._prices = Static(id="prices")
-        self._fleet = FleetTable(COLUMNS, id="fleet")
-        self._filter = Input(
-            id="filter", placeholder="margin<0, group:hydro, model:S21, 10.0.0.7; Enter, Esc"
-        )
-        self._chosen: tuple[str, Selector] | None = None
-        self._mistake: str | None = None
-        self._snapshot: StoredPicture | None = None
-        self._totals = Static(id="totals")
-
-    def compose(self) -> ComposeResult:
-        """Prices above, the fleet between, totals below."""
-        yield self._prices
-        yield self._fleet
-        yield self._filter
-        yield self._totals
-        yield Footer()
+        self.source = source
+        self.operate = operate
+        self.state: SiteState | None = None
+        self.problem: str | None = None
+        """Why nothing newer can be read."""
+        self.agent = AgentState(silence="not asked yet")
+        self.cursor: MachineId | None = None
+        """The machine that was looked at last."""
 
     def on_mount(self) -> None:
         """Begin to refresh."""
-        self._fleet.focus()
-        self.run_worker(self._refresh_forever(), exclusive=True)
+        self.run_worker(self._refresh_forever(), group="refresh", exclusive=True)
+        self.run_worker(self._ask_forever(), group="ask", exclusive=True)
 
-    def action_worst(self) -> None:
-        """Jump to the machine with the worst margin."""
-        self._fleet.move_to(0)
-
-    def action_best(self) -> None:
-        """Jump to the other end of the table."""
-        self._fleet.move_to(self._fleet.row_count - 1)
-
-    def action_filter(self) -> None:
-        """Ask which machines to show, in the grammar of the command line."""
-        self._filter.display = True
-        self._filter.focus()
-
-    def action_unfilter(self) -> None:
-        """Show all machines again."""
-        self._filter.value = ""
-        self._filtered(None)
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Show the machines that were asked for. What names none changes nothing and says why."""
-        text = event.value.strip()
-        if not text:
-            self._filtered(None)
-            return
-        try:
-            selector = parse(text)
-            if self._snapshot is not None:
-                select(selector, self._snapshot.picture.views)
-        except SelectorError as error:
-            self._mistake = f"filter {error.part!r}: {error.reason}"
-            self._show_again()
-        else:
-            self._filtered((text, selector))
-
-    def _filtered(self, chosen: tuple[str, Selector] | None) -> None:
-        self._chosen, self._mistake = chosen, None
-        self._filter.display = False
-        self._fleet.focus()
-        self._show_again()
-
-    def _show_again(self) -> None:
-        if self._snapshot is not None:
-            self._show(self._snapshot)
+    def on_unmount(self) -> None:
+        """Let go of the store."""
+        self.source.close()
 
     async def _refresh_forever(self) -> None:
         while True:
             try:
-                snapshot = await asyncio.to_thread(self._source.snapshot)
+                self.state = await self.source.state()
+                self.problem = None
             except StoreError as error:
-                self._totals.update(Text(str(error), "bold red"))
-            else:
-                self._show(snapshot)
+                self.problem = str(error)
+                if self.state is not None:
+                    told = aged(self.state.snapshot, self.source.clock())
+                    self.state = replace(self.state, snapshot=told)
+            self._redraw()
             await asyncio.sleep(REFRESH_S)
 
-    def _show(self, snapshot: StoredPicture) -> None:
-        self._snapshot = snapshot
-        picture = snapshot.picture
-        self._prices.update(Group(*header_lines(picture.market, picture.terms)))
-        shown, notes = self._choose(picture.views)
-        self._fleet.show(shown)
-        doubts = [Text(line, "yellow") for line in _doubts_in_a_line(snapshot)]
-        lines = [*total_lines(totals(picture.views)), *doubts, *notes, _age_line(snapshot)]
-        self._totals.update(Group(*lines))
+    async def _ask_forever(self) -> None:
+        while True:
+            self.agent = await self.source.agent()
+            self._redraw()
+            await asyncio.sleep(ASK_S)
 
-    def _choose(self, views: Sequence[MachineView]) -> tuple[Sequence[MachineView], list[Text]]:
-        """The machines to show, and a line that says so unless it is all of them."""
-        mistake = [] if self._mistake is None else [Text(self._mistake, "yellow")]
-        if self._chosen is None:
-            return views, mistake
-        text, selector = self._chosen
+    def _redraw(self) -> None:
+        if (screen := self._site_screen()) is not None:
+            screen.refresh_site()
+
+    def _site_screen(self) -> SiteScreen | None:
+        """The screen of the site that is in front, under a question or not."""
+        return next((each for each in reversed(self.screen_stack) if isinstance(each, SiteScreen)), None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What changes the site is there for those who said so only."""
+        del parameters
+        return self.operate or action not in operating_actions()
+
+    # -- moving about ------------------------------------------------------------------------------------
+
+    def action_go(self, name: str) -> None:
+        """Bring a screen to the front."""
+        if isinstance(self.screen, FleetScreen) and self.screen.cursor is not None:
+            self.cursor = self.screen.cursor.machine_id
+            if name == MACHINE:
+                self.open_machine(self.cursor)
+                return
+        if self.current_mode != name:
+            self.switch_mode(name)
+
+    def open_machine(self, machine_id: MachineId) -> None:
+        """Show one machine."""
+        self.cursor = machine_id
+        self.switch_mode(MACHINE)
+        if isinstance(self.screen, MachineScreen):
+            self.screen.machine_id = machine_id
+            self.screen.refresh_site()
+
+    def action_help(self) -> None:
+        """The keys of this screen."""
+        screen = self._site_screen()
+        if screen is not None and not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(screen.WHERE, operate=self.operate))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the palette offers: Textual's own, and every key of the screen."""
+        yield from super().get_system_commands(screen)
+        where = getattr(screen, "WHERE", EVERYWHERE)
+        for key in keys_of(where, operate=self.operate):
+            if key.where in {where, EVERYWHERE} and key.action not in {"command_palette", "quit"}:
+                yield SystemCommand(
+                    f"{key.text} ({key.name})",
+                    f"{key.where}: {key.text}",
+                    self._run(key.action, self if key.where == EVERYWHERE else screen),
+                )
+
+    def _run(self, action: str, namespace: DOMNode) -> Callable[[], Any]:
+        async def run() -> None:
+            await self.run_action(action, default_namespace=namespace)
+
+        return run
+
+    # -- operating ---------------------------------------------------------------------------------------
+
+    def action_hold(self) -> None:
+        """Leave the whole site as it is, at once: nothing that a person regrets."""
+        self.run_worker(self._tell("hold", "held: nothing is put to sleep or woken until U"), group="tell")
+
+    def action_resume(self) -> None:
+        """Go on, after a question."""
+        self.run_worker(self._resume(), group="tell")
+
+    async def _resume(self) -> None:
+        count = 0 if self.state is None else len(self.state.snapshot.picture.views)
+        plan = Plan(
+            verb="let the agent act on", count=count, site_machines=max(1, count), kw=0.0, usd_per_day=0.0,
+            lines=["The hold ends: orders go on, and the agent decides again as its mode lets it."],
+        )  # fmt: skip
+        if await self.push_screen_wait(ConfirmScreen(plan)):
+            await self._tell("resume", "resumed")
+
+    async def _tell(self, command: str, done: str, **arguments: Any) -> None:
         try:
-            shown = select(selector, views)
-        except SelectorError as error:  # it named machines that were there when it was typed
-            return [], [*mistake, Text(f"filter {error.part!r}: {error.reason}", "yellow")]
-        return shown, [*mistake, Text(f"filter {text}: {len(shown)} of {len(views)} machines", "yellow")]
+            await self.source.tell(command, **arguments)
+        except ControlError as error:
+            self.notify(str(error), severity="error", title=command)
+        else:
+            self.notify(done, title=command)
+        self.agent = await self.source.agent()
+        self._redraw()
+
+    def switch(self, command: str, machine_ids: Sequence[str]) -> None:
+        """Curtail or restore machines, after a question."""
+        if not machine_ids:
+            self.notify("mark machines first, or put the cursor on one", severity="warning", title=command)
+            return
+        self.run_worker(self._switch(command, machine_ids), group="tell")
+
+    async def _switch(self, command: str, machine_ids: Sequence[str]) -> None:
+        try:
+            answers = [await self._part(command, part, dry_run=True) for part in _parts(machine_ids)]
+            plan = _plan(command, answers, self._site_machines())
+            if not plan.count:
+                reasons = sorted({str(m["reason"]) for answer in answers for m in answer["machines"]})
+                self.notify(f"none of them: {', '.join(reasons)}", severity="warning", title=command)
+                return
+            if not await self.push_screen_wait(ConfirmScreen(plan)):
+                return
+            wanted = [m["machine_id"] for answer in answers for m in answer["machines"] if m["accepted"]]
+            done = [await self._part(command, part, dry_run=False) for part in _parts(wanted)]
+        except ControlError as error:
+            self.notify(str(error), severity="error", title=command)
+            return
+        accepted, refused = (sum(answer[name] for answer in done) for name in ("accepted", "refused"))
+        self.notify(
+            f"{accepted} ordered"
+            + (f", {refused} refused" if refused else "")
+            + "; 3 shows what becomes of it",
+            severity="warning" if refused else "information",
+            title=command,
+        )
+
+    async def _part(self, command: str, machine_ids: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+        return await self.source.tell(command, selector=", ".join(machine_ids), dry_run=dry_run)
+
+    def settle(self, command: str, lines: Sequence[OrderLine]) -> None:
+        """Approve or reject proposals, after a question."""
+        if not lines:
+            self.notify("mark proposals first, or put the cursor on one", severity="warning", title=command)
+            return
+        self.run_worker(self._settle(command, lines), group="tell")
+
+    async def _settle(self, command: str, lines: Sequence[OrderLine]) -> None:
+        plan = Plan(
+            verb=command,
+            count=len(lines),
+            site_machines=self._site_machines(),
+            kw=sum(line.order.power_w for line in lines) / 1000,
+            usd_per_day=sum(line.worth_usd_per_day or 0.0 for line in lines),
+            lines=[_proposal(line) for line in lines],
+        )
+        if not await self.push_screen_wait(ConfirmScreen(plan)):
+            return
+        try:
+            done = [
+                await self.source.tell(command, orders=[line.order.order_id for line in part])
+                for part in _parts(lines)
+            ]
+        except ControlError as error:
+            self.notify(str(error), severity="error", title=command)
+            return
+        accepted = sum(answer["accepted"] for answer in done)
+        left = sorted({str(o["reason"]) for answer in done for o in answer["orders"] if not o["accepted"]})
+        self.notify(
+            f"{accepted} of {len(lines)}" + (f"; left: {', '.join(left)}" if left else ""),
+            severity="warning" if left else "information",
+            title=command,
+        )
+
+    def _site_machines(self) -> int:
+        return 1 if self.state is None else max(1, len(self.state.snapshot.picture.views))
 
 
-def _doubts_in_a_line(snapshot: StoredPicture) -> list[str]:
-    """The first doubt of the last scan, and how many there are besides."""
-    first, others = doubt_lines(snapshot.doubts[:1]), len(snapshot.doubts) - 1
-    return [f"({others} more in `hashcost status`) {line}" if others else line for line in first]
+def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """As many as go into one command."""
+    return [items[first : first + IDS_PER_COMMAND] for first in range(0, len(items), IDS_PER_COMMAND)]
 
 
-def _age_line(snapshot: StoredPicture) -> Text:
-    seconds = int(snapshot.age.total_seconds())
-    if snapshot.is_stale:
-        return Text(f"STALE: last poll {seconds} s ago; is the agent running?", "bold red")
-    return Text(f"last poll {seconds} s ago", "dim")
+def _plan(command: str, answers: Sequence[dict[str, Any]], site_machines: int) -> Plan:
+    """What the agent says would become of it."""
+    machines = [machine for answer in answers for machine in answer["machines"]]
+    accepted = [machine for machine in machines if machine["accepted"]]
+    return Plan(
+        verb=command,
+        count=len(accepted),
+        site_machines=site_machines,
+        kw=sum(machine["kw"] or 0.0 for machine in accepted),
+        usd_per_day=sum(machine["usd_per_day"] or 0.0 for machine in accepted),
+        lines=[_machine(machine) for machine in accepted],
+        refused=[
+            f"{machine['address']}: {machine['reason']}" for machine in machines if not machine["accepted"]
+        ],
+    )
 
 
-def run(database: Path) -> None:
+def _proposal(line: OrderLine) -> str:
+    order = line.order
+    return f"{order.action.value:<6} {line.address:<16} {order.power_w / 1000:5.2f} kW  {order.reason}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    kw = "  ?" if machine["kw"] is None else f"{machine['kw']:.2f}"
+    worth = "?" if machine["usd_per_day"] is None else f"{machine['usd_per_day']:+.2f}"
+    return f"{machine['address']:<16} {machine['model']:<20} {kw:>6} kW  {worth:>7} USD/day"
+
+
+def run(database: Path, socket: Path | None, *, operate: bool) -> None:
     """Open the terminal on a database. Raises `StoreError` at once if there is nothing to show."""
-    source = Source(database)
-    source.snapshot()
+    source = Source(database, socket)
+    source.check()
     end_with_terminal()
-    FleetApp(source).run()
+    HashcostApp(source, operate=operate).run()

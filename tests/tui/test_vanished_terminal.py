@@ -31,7 +31,7 @@ def shown(tmp_path):
     stored_site(database, machine(1, reading()))
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", AS_FROM_A_TERMINAL, str(database)],
+        [sys.executable, "-c", AS_FROM_A_TERMINAL, str(database), "agent.sock"],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -1,0 +1,226 @@
+"""What the agent wants and does: proposals to approve or reject, open orders, failures that need a person; the ramp,
+and what the grid is owed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+from textual.widget import Widget
+from textual.widgets import Static
+
+from agent.explain import printable
+from agent.orders import Order, OrderState, Patience
+from agent.view import MachineView
+from drivers.reading import MachineId
+from tui.bindings import CURTAILMENT, bindings
+from tui.screens.base import SiteScreen
+from tui.source import AgentState, SiteState
+from tui.widgets.line_table import Column, LineTable
+
+STYLES = {
+    OrderState.PROPOSED: "bold yellow",
+    OrderState.APPROVED: "cyan",
+    OrderState.DISPATCHING: "cyan",
+    OrderState.DISPATCHED: "cyan",
+    OrderState.FAILED: "bold red",
+    OrderState.EXPIRED: "dim",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderLine:
+    """An order beside its machine as it is seen now."""
+
+    order: Order
+    view: MachineView | None
+    left: str
+    """Time that is left, or when it ended."""
+
+    @property
+    def address(self) -> str:
+        """Where its machine is."""
+        return self.order.machine_id if self.view is None else self.view.address
+
+    @property
+    def worth_usd_per_day(self) -> float | None:
+        """What carrying it out gains, as its machine is appraised now."""
+        margin = None if self.view is None else self.view.decision_margin_usd_per_day
+        return margin if margin is None or self.order.action.value != "sleep" else 0.0 - margin
+
+
+def _worth(line: OrderLine) -> tuple[str, str]:
+    worth = line.worth_usd_per_day
+    return ("-", "") if worth is None else (f"{worth:+.2f}", "green" if worth > 0 else "red")
+
+
+Line = Column[OrderLine]
+COLUMNS = (
+    Line("order", lambda line: (str(line.order.order_id), ""), lambda line: line.order.order_id, right=True),
+    Line("machine", lambda line: (line.address, ""), lambda line: line.address),
+    Line(
+        "state",
+        lambda line: (line.order.state.value, STYLES.get(line.order.state, "")),
+        lambda line: line.order.state.value,
+    ),
+    Line("action", lambda line: (line.order.action.value, ""), lambda line: line.order.action.value),
+    Line("why", lambda line: (line.order.failure or line.order.reason, ""), lambda line: line.order.reason),
+    Line(
+        "kW",
+        lambda line: (f"{line.order.power_w / 1000:.2f}", ""),
+        lambda line: line.order.power_w,
+        right=True,
+    ),
+    Line("USD/day", _worth, lambda line: line.worth_usd_per_day, right=True),
+    Line("time", lambda line: (line.left, ""), lambda line: line.left),
+    Line("by", lambda line: (line.order.ordered_by, "dim"), lambda line: line.order.ordered_by),
+    Line("sent", lambda line: (str(line.order.attempts), ""), lambda line: line.order.attempts, right=True),
+    Line("detail", lambda line: (line.order.detail, "dim"), lambda line: line.order.detail),
+)
+
+
+class CurtailmentScreen(SiteScreen):
+    """Orders: those that wait for a person first, then those under way, then what failed within a day."""
+
+    WHERE = CURTAILMENT
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(CURTAILMENT)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._summary = Static(id="summary")
+        self._table: LineTable[OrderLine] = LineTable(
+            COLUMNS, key=lambda line: str(line.order.order_id), id="orders", frozen=2
+        )
+        self._drawn: object = None
+
+    def content(self) -> Iterable[Widget]:
+        """What is owed and used up, and the orders."""
+        yield self._summary
+        yield self._table
+
+    def on_mount(self) -> None:
+        """Keys go to the table."""
+        super().on_mount()
+        self._table.focus()
+
+    def draw(self, state: SiteState, agent: AgentState) -> None:
+        """All of it."""
+        views = {view.machine_id: view for view in state.snapshot.picture.views}
+        now = self.site.source.clock()
+        lines = order_lines(state, views, now)
+        self._summary.update(Text("\n").join(summary(state, agent)))
+        if self._drawn != lines:
+            self._drawn = lines
+            self._table.show(lines)
+        marked = len(self._table.marks)
+        self.note(*([Text(f"{marked} marked", "bold")] if marked else []))
+
+    def action_mark(self) -> None:
+        """Mark the order under the cursor."""
+        self._table.toggle_mark()
+        self.refresh_site()
+
+    def action_mark_all(self) -> None:
+        """Mark every proposal."""
+        self._table.mark(self._proposals(self._table.rows))
+        self.refresh_site()
+
+    def action_mark_none(self) -> None:
+        """Mark nothing."""
+        self._table.mark(())
+        self.refresh_site()
+
+    def action_open(self) -> None:
+        """Show the machine of the order."""
+        if self._table.cursor is not None:
+            self.site.open_machine(MachineId(self._table.cursor.order.machine_id))
+
+    def on_line_table_chosen(self) -> None:
+        """The same with the pointer."""
+        self.action_open()
+
+    def action_approve(self) -> None:
+        """Let the marked proposals be carried out, or the one under the cursor."""
+        self.site.settle("approve", self._meant())
+
+    def action_reject(self) -> None:
+        """End them."""
+        self.site.settle("reject", self._meant())
+
+    def _meant(self) -> list[OrderLine]:
+        cursor = self._table.cursor
+        return self._proposals(self._table.marked() or ([] if cursor is None else [cursor]))
+
+    @staticmethod
+    def _proposals(lines: Iterable[OrderLine]) -> list[OrderLine]:
+        return [line for line in lines if line.order.state is OrderState.PROPOSED]
+
+
+def order_lines(
+    state: SiteState, views: Mapping[MachineId, MachineView], now: datetime
+) -> Sequence[OrderLine]:
+    """Proposals, then what is under way, then failures."""
+    patience = Patience()
+    proposals = [each for each in state.orders if each.state is OrderState.PROPOSED]
+    under_way = [each for each in state.orders if each.state is not OrderState.PROPOSED]
+    return [
+        *(
+            _line(each, views, f"{_span(each.created_at + patience.proposal - now)} left")
+            for each in proposals
+        ),
+        *(
+            _line(each, views, f"for {_span(now - (each.dispatched_at or each.created_at))}")
+            for each in under_way
+        ),
+        *(_line(each, views, f"{each.settled_at or each.created_at:%H:%M}") for each in state.failures),
+    ]
+
+
+def _line(order: Order, views: Mapping[MachineId, MachineView], left: str) -> OrderLine:
+    return OrderLine(order=order, view=views.get(order.machine_id), left=left)
+
+
+def _span(span: timedelta) -> str:
+    seconds = max(0, int(span.total_seconds()))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+
+
+def summary(state: SiteState, agent: AgentState) -> list[Text]:
+    """Counts, the ramp against its limit, and what is owed."""
+    proposals = [order for order in state.orders if order.state is OrderState.PROPOSED]
+    kw = sum(order.power_w for order in proposals) / 1000
+    failed = sum(order.state is OrderState.FAILED for order in state.failures)
+    lines = [
+        Text.assemble(
+            (f"{len(proposals)} proposals ({kw:.1f} kW)", "bold yellow" if proposals else "dim"),
+            f"   {len(state.orders) - len(proposals)} orders under way   ",
+            (f"{failed} failed within a day", "bold red" if failed else "dim"),
+        )
+    ]
+    ramp = (agent.says or {}).get("ramp")
+    if ramp is not None:
+        lines.append(Text(_ramp(ramp)))
+    lines += [_obligation(owed) for owed in agent.obligations]
+    if not agent.obligations and agent.says is not None:
+        lines.append(Text("nothing is owed to the grid", "dim"))
+    return lines
+
+
+def _ramp(ramp: Mapping[str, Any]) -> str:
+    moved = "   ".join(
+        f"{words} {ramp[action]['machines']} of {ramp['machines_per_min']} machines, "
+        f"{ramp[action]['kw']:.1f} of {ramp['kw_per_min']:g} kW"
+        for action, words in (("sleep", "down"), ("wake", "up"))
+    )
+    return f"within this minute: {moved}"
+
+
+def _obligation(owed: Mapping[str, Any]) -> Text:
+    target = "what it drew less" if owed["target_kw"] is None else f"{owed['target_kw']:g} kW"
+    until = "until it is released" if owed["end"] is None else f"until {owed['end']}"
+    standing = owed.get("standing") or ("in force" if owed["holds"] else "to come")
+    load = "" if owed.get("load_kw") is None else f", load {owed['load_kw']:.1f} kW"
+    style = "bold red" if standing == "short" else "yellow"
+    return Text(printable(f"owed to the grid: {target} {until} ({owed['call_id']}): {standing}{load}"), style)
