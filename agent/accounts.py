@@ -4,8 +4,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
+from agent.books import BookedHour, total
 from agent.ledger import MS_PER_HOUR, Sums, add_up
 from agent.rows import MachineRow, ReadingRow, Settled, Switch, from_ms, to_ms
 from drivers.reading import MachineId
@@ -21,7 +23,7 @@ class Books(Protocol):
     def machines(self) -> list[MachineRow]: ...
     def readings(self, start: datetime, end: datetime) -> Iterator[tuple[MachineId, list[ReadingRow]]]: ...
     def booked_until_ms(self) -> int | None: ...
-    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]: ...
+    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]: ...
     def settlements(self, start_ms: int, end_ms: int) -> list[Settled]: ...
     def switches(self, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]: ...
 
@@ -94,17 +96,15 @@ def _merged(pieces: Iterable[Range]) -> list[Range]:
 
 def _sums(
     plan: _Plan,
-    booked: Sequence[Sums],
+    booked: Sequence[BookedHour],
     readings: Sequence[tuple[Range, Sequence[ReadingRow]]],
     *,
     sleep_power_w: float,
     settled: Sequence[Settled],
     switches: Sequence[Switch],
 ) -> Sums:
-    sums = Sums(start_ms=plan.start_ms, end_ms=plan.end_ms)
-    first, last = (bisect_left(booked, at_ms, key=lambda hour: hour.start_ms) for at_ms in plan.booked)
-    for hour in booked[first:last]:
-        sums.add(hour)
+    first, last = (bisect_left(booked, at_ms, key=itemgetter(1)) for at_ms in plan.booked)
+    sums = total(booked[first:last], plan.start_ms, plan.end_ms)
     for start_ms, end_ms in plan.pieces:
         rows = next(rows for span, rows in readings if span[0] <= start_ms and end_ms <= span[1])
         sums.add(

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agent.books import total
 from agent.ledger import MS_PER_HOUR, Sums, add_up
 from agent.reader import Reader
 from agent.rows import Event, Settled, from_ms, to_ms
@@ -19,6 +20,10 @@ log = logging.getLogger("hashcost")
 
 LOOK_BACK = timedelta(hours=48)
 """Prices that are older are not looked at again by themselves."""
+PRUNE_ROWS = 2_000
+"""Readings that are dropped in one transaction: tens of milliseconds."""
+PRUNE_STEPS = 50
+"""Transactions in a row; with what is left it goes on at the next look."""
 SAME_USD_PER_KWH = 1e-9
 SAME_USD = 1e-9
 
@@ -48,6 +53,7 @@ class Bookkeeper:
         clock: Callable[[], datetime],
         settled: Callable[[datetime], tuple[Sequence[IntervalPrice], str]] = lambda _: ((), ""),
         wait: timedelta = timedelta(),
+        keep: timedelta | None = None,
     ) -> None:
         self._database = database
         self._store = store
@@ -55,6 +61,7 @@ class Bookkeeper:
         self._clock = clock
         self._settled = settled
         self._wait = wait
+        self._keep = keep
 
     async def catch_up(self) -> None:
         """Book all that is over."""
@@ -69,6 +76,20 @@ class Bookkeeper:
             return False
         await self._write(self._store.book, page.hours, page.until_ms)
         return True
+
+    async def prune(self) -> int:
+        """Drop readings that are booked and older than they are kept for, a few at a time so that a round never waits
+        long for it; how many they were."""
+        if self._keep is None:
+            return 0
+        before_ms = await asyncio.to_thread(prunable, self._database, self._keep)
+        dropped = 0
+        for _ in range(PRUNE_STEPS):
+            count = await self._write(self._store.prune_readings, before_ms, PRUNE_ROWS)
+            dropped += count
+            if count < PRUNE_ROWS:
+                break
+        return dropped
 
     async def _take_prices(self) -> None:
         """Keep what is new of final prices, and appraise booked hours again that they touch."""
@@ -127,6 +148,16 @@ def next_page(database: Path, wait: timedelta) -> Page | None:
         return Page(hours=(), until_ms=max(until_ms, since_ms + MS_PER_HOUR))
 
 
+def prunable(database: Path, keep: timedelta) -> int:
+    """Readings that began before this are booked with all that follows from them, and older than they are kept for."""
+    with Reader(database) as reader:
+        last_round, booked_ms = reader.last_round_at(), reader.booked_until_ms()
+    if last_round is None or booked_ms is None:
+        return 0
+    # the last reading before an hour may reach into it
+    return min(to_ms(last_round - keep), booked_ms - MS_PER_HOUR)
+
+
 def reckon(reader: Reader, hour_ms: int, told: Sequence[Settled] = ()) -> list[tuple[MachineId, Sums]]:
     """The sums of every machine of which something is known in an hour, by the prices that are kept and those that are
     `told` now."""
@@ -175,7 +206,10 @@ def outdated(database: Path, hour_ms: int, prices: Sequence[Settled]) -> Reappra
     cost_change = 0.0
     with Reader(database) as reader:
         if hour_ms < (reader.booked_until_ms() or 0):
-            booked = {machine_id: sums[0] for machine_id, sums in reader.booked(hour_ms, hour_ms + 1)}
+            booked = {
+                machine_id: total(hours, hour_ms, hour_ms + MS_PER_HOUR)
+                for machine_id, hours in reader.booked(hour_ms, hour_ms + 1)
+            }
             for machine_id, sums in reckon(reader, hour_ms, prices):
                 before = booked.get(machine_id)
                 if before is not None and _other_money(before, sums):

@@ -5,18 +5,22 @@ An hour is booked once it is over. Hours before `BOOKED_UNTIL` are; a machine th
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import itemgetter
+from operator import add, itemgetter
+from typing import Any
 
 from sqlite_utils import Database
 
 from agent.curtailment import CurtailmentPolicy
-from agent.ledger import ADDITIVE, MS_PER_HOUR, Sums
+from agent.ledger import ADDITIVE, BEST_FIRST, Sums
 from agent.rows import Settled, Switch
 from drivers.reading import MachineId, PowerSource
 
 BOOKED_UNTIL = "booked_until_ms"
 """Setting that holds the end of the last hour that is booked."""
 COLUMNS = ("machine_id", "hour_ms", *ADDITIVE, "power_source")
+BookedHour = tuple[Any, ...]
+"""A row of the ledger, in the order of `COLUMNS`."""
+_NUMBERS = slice(2, -1)
 _SELECT = f"select {', '.join(COLUMNS)} from ledger"  # noqa: S608 - names of ours
 
 
@@ -55,25 +59,26 @@ def _write(db: Database, hours: Sequence[tuple[MachineId, Sums]], *, on_conflict
     )
 
 
-def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
     """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
     rows = db.conn.execute(
         f"{_SELECT} where hour_ms >= ? and hour_ms < ? order by machine_id, hour_ms", [start_ms, end_ms]
     )
     for machine_id, group in groupby(rows, key=itemgetter(0)):
-        yield MachineId(machine_id), [_sums(row) for row in group]
+        yield MachineId(machine_id), list(group)
 
 
-def _sums(row: Sequence[object]) -> Sums:
-    values = dict(zip(ADDITIVE, row[2:], strict=False))
-    hour_ms, source = row[1], row[-1]
-    assert isinstance(hour_ms, int)  # noqa: S101 - as the schema says
-    sums = Sums(
-        start_ms=hour_ms,
-        end_ms=hour_ms + MS_PER_HOUR,
-        power_source=PowerSource(str(source)) if source else None,
-        **values,  # type: ignore[arg-type]  # columns by name
-    )
+def total(hours: Sequence[BookedHour], start_ms: int, end_ms: int) -> Sums:
+    """Booked hours of one machine, oldest first, added up in their order, as the sums of [start_ms, end_ms)."""
+    sums = Sums(start_ms=start_ms, end_ms=end_ms)
+    if hours:
+        values: Iterable[Any] = hours[0][_NUMBERS]
+        for hour in hours[1:]:
+            values = list(map(add, values, hour[_NUMBERS]))
+        for name, value in zip(ADDITIVE, values, strict=True):
+            setattr(sums, name, value)
+        sources = [PowerSource(source) for source in {hour[-1] for hour in hours} if source is not None]
+        sums.power_source = max(sources, key=BEST_FIRST.index, default=None)
     sums.close()
     return sums
 

@@ -16,7 +16,7 @@ MS_PER_HOUR = 3_600_000
 _MINING = {RunState.MINING, RunState.RAMPING}
 _ASLEEP = {RunState.ASLEEP, RunState.STOPPED}
 _LOW_POWER = {PowerMode.LOW, PowerMode.HIGH_EFFICIENCY}
-_BEST_FIRST = list(PowerSource)
+BEST_FIRST = list(PowerSource)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -250,4 +250,4 @@ def _power(reading: ReadingRow, sleep_power_w: float) -> tuple[float, PowerSourc
 
 
 def _worse(known: PowerSource | None, new: PowerSource) -> PowerSource:
-    return new if known is None else max(known, new, key=_BEST_FIRST.index)
+    return new if known is None else max(known, new, key=BEST_FIRST.index)

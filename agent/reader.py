@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from agent import books, economics
 from agent.appraisal import Terms
 from agent.baseline import Baseline
+from agent.books import BookedHour
 from agent.database import (
     CHANGE,
     HELD,
@@ -40,7 +41,6 @@ from agent.history import (
     machine_history,
     site_history,
 )
-from agent.ledger import Sums
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import order_of
@@ -284,7 +284,7 @@ class Reader:
         """Hours of the ledger before this are booked; None if none is."""
         return books.booked_until(self._db)
 
-    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
         """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
         return books.booked(self._db, start_ms, end_ms)
 

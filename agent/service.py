@@ -421,11 +421,13 @@ class Agent:
             clock=self._clock.now,
             settled=self._final_prices,
             wait=PRICES_LATE if published else timedelta(),
+            keep=self.config.history.keep_readings(),
         )
         while True:
             if self.storage_problem is None:
                 async with self._recording():
                     await books.catch_up()
+                    await books.prune()
             await asyncio.sleep(BOOK_S)
 
     def _final_prices(self, now: datetime) -> tuple[Sequence[IntervalPrice], str]:

@@ -268,6 +268,12 @@ class Store:
             books.rebook(self._db, hours)
             self._insert_events([_event_row(event)])
 
+    def prune_readings(self, before_ms: int, most: int) -> int:
+        """Drop the oldest readings that began before then, at most so many, and say how many they were."""
+        with self._db.atomic():
+            cursor = self._db.conn.execute(_PRUNE_READINGS, (before_ms, most))
+            return int(cursor.rowcount)
+
     def save_setting(self, name: str, value: str) -> None:
         """Remember something across restarts."""
         with self._db.atomic():
@@ -406,6 +412,9 @@ def _upsert(table: str, columns: Sequence[str], key: str) -> str:
     )
 
 
+_PRUNE_READINGS = """
+    delete from readings where rowid in (select rowid from readings where began_ms < ? order by began_ms limit ?)
+"""
 _INSERT_READING = """
     insert or ignore into readings (machine_id, began_ms, valid_ms, run_state, failure, implausible, hashrate_ths,
     power_w, power_source, power_mode, chip_temp_c, quote_id, ours, decision_margin_usd_per_day, running_ths,

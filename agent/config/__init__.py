@@ -17,6 +17,7 @@ from agent.config.control import ControlSection
 from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.fleet import FleetSection
+from agent.config.history import HistorySection
 from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
 from agent.config.metrics import MetricsSection
@@ -71,6 +72,7 @@ class Config(Section):
     obligations: ObligationsSection = ObligationsSection()
     mqtt: MqttSection = MqttSection()
     control: ControlSection = ControlSection()
+    history: HistorySection = HistorySection()
     metrics: MetricsSection = MetricsSection()
     fleet: FleetSection = FleetSection()
     alerts: AlertsSection = AlertsSection()

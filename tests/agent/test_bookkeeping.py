@@ -13,6 +13,7 @@ import pytest
 from agent.accounts import accounts
 from agent.appraisal import Terms
 from agent.bookkeeping import Bookkeeper
+from agent.books import total
 from agent.export import Period, split
 from agent.ledger import ADDITIVE, MS_PER_HOUR, Sums
 from agent.ledger_export import COLUMNS, machine_rows, site_rows
@@ -276,7 +277,8 @@ def path(tmp_path):
 def booked(path):
     with Reader(path) as reader:
         until = reader.booked_until_ms()
-        return [each for _, hours in reader.booked(0, 2**52) for each in hours], until
+        rows = [row for _, hours in reader.booked(0, 2**52) for row in hours]
+    return [total([row], row[1], row[1] + MS_PER_HOUR) for row in rows], until
 
 
 def books(path, store, clock, **changes):
@@ -409,6 +411,51 @@ def accounts_of_an_hour():
     sums = Sums(start_ms=start_ms, end_ms=start_ms + MS_PER_HOUR, power_source=PowerSource.CUSTOM, **values)
     sums.close()
     return sums
+
+
+# -- what is kept ----------------------------------------------------------------------------------------
+
+
+async def kept(path, store, keep, rounds=40):
+    for index in range(rounds):
+        at = NOW + index * STEP
+        save(
+            store,
+            machine(1, reading(began_at=at)),
+            machine(2, reading(began_at=at)),
+            market=market(at=at),
+            valid_s=1200,
+        )
+    keeper = books(path, store, HandClock(), keep=keep)
+    before = await keeper.prune()  # nothing is booked yet
+    await keeper.catch_up()
+    return before, await keeper.prune(), keeper
+
+
+async def test_readings_that_are_booked_and_old_are_dropped_and_exports_of_full_hours_stay(path, monkeypatch):
+    monkeypatch.setattr("agent.bookkeeping.PRUNE_ROWS", 5)
+    span = [(NOW, NOW + timedelta(hours=13))]
+    with Store(path) as store:
+        before, dropped, keeper = await kept(path, store, timedelta(hours=6))
+        assert (before, dropped) == (0, 2 * 3 * 7)  # the last round is at 13:00, seven full hours are older
+        assert await keeper.prune() == 0
+    assert added(path, span)[0] == pytest.approx(2 * 13 * 3.5)
+    with Reader(path) as reader:
+        assert reader.first_known_at() == NOW
+        assert reader.readings_span()[0] == NOW + timedelta(hours=7)
+
+
+async def test_what_is_not_booked_is_not_dropped_however_old(path):
+    with Store(path) as store:
+        _, dropped, _ = await kept(path, store, timedelta(seconds=1))
+        assert dropped == 2 * 3 * 12  # but for the last booked hour, whose last reading reaches into the next
+    assert added(path, [(NOW, NOW + timedelta(hours=13, minutes=20))])[0] == pytest.approx(2 * 3.5 * 40 / 3)
+
+
+async def test_without_a_limit_all_is_kept(path):
+    with Store(path) as store:
+        _, dropped, _ = await kept(path, store, None)
+    assert dropped == 0
 
 
 # -- the command -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from agent import economics
 from agent.appraisal import Terms
+from agent.books import BookedHour
 from agent.export import (
     COLUMNS,
     ExportError,
@@ -29,7 +30,6 @@ from agent.export import (
     to_csv,
     write_atomically,
 )
-from agent.ledger import Sums
 from agent.rows import MachineRow, ReadingRow, Settled, Switch
 from agent.store import Reader, Store, StoreError
 from drivers.reading import MachineId, RunState
@@ -71,7 +71,7 @@ class FakeReader:
     def booked_until_ms(self) -> None:
         return None
 
-    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[Sums]]]:
+    def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
         del start_ms, end_ms
         return iter(())
 

@@ -140,7 +140,7 @@ async def test_an_hour_that_is_over_is_booked_beside_the_rounds(database):
         with suppress(asyncio.CancelledError):
             await books
     (hour,) = booked()
-    assert (hour.start_ms, hour.mining_h) == (to_ms(NOW), pytest.approx(2.5 / 3600))
+    assert hour[1:3] == (to_ms(NOW), pytest.approx(2.5 / 3600))
 
 
 async def test_a_failure_is_logged_once_and_its_end_once(database, lines):
