@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from agent.config import Config
 from agent.groups import Groups
 from drivers.driver import FACTORY_CREDENTIALS, Credentials, ReadOptions
-from drivers.reading import Address, Family, MachineId
+from drivers.reading import Address, MachineId
 
 
 @dataclass(frozen=True, slots=True)
 class Logins:
     """Every login of a site, secrets resolved. `own` is by machine id or group, and says only what is different."""
 
-    site: Mapping[Family, Credentials]
+    site: Mapping[str, Credentials]
     groups: Groups
-    own: Mapping[str, Mapping[Family, Credentials]] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Credentials]] = field(default_factory=dict)
 
-    def of(self, machine_id: MachineId | None, group: str) -> Mapping[Family, Credentials]:
+    def of(self, machine_id: MachineId | None, group: str) -> Mapping[str, Credentials]:
         """The logins of a machine, by family; None is one of which nobody knows yet who it is."""
         own = {} if machine_id is None else self.own.get(machine_id, {})
         return {**self.site, **self.own.get(group, {}), **own}

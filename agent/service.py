@@ -28,6 +28,7 @@ from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.herald import ALERTS, Herald
+from agent.host_keys import HostKeyFile
 from agent.inventory import Changes, Inventory
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
@@ -99,7 +100,9 @@ class Agent:
         self.feeds = Feeds(config, self._clock, self.pulse)
         self._hashprice = hashprice or self.feeds.hashprice
         self._power = power or self.feeds.power
-        self._read_options = read_options(config, self._clock)
+        # what only observes, on a database of its own, has no place for keys, and meets nobody over SSH
+        host_keys = None if storage_problem else HostKeyFile(database.with_name("host_keys"))
+        self._read_options = read_options(config, self._clock, host_keys)
         self._logins = logins(config)
         self._habits = config.alerts.habits(config.power.time_zone)
         self._poller = Poller(

@@ -15,8 +15,9 @@ from drivers.antminer_control import AntminerControl
 from drivers.antminer_power import ReportedPower
 from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
-from drivers.commands import Commanded
+from drivers.commands import Commanded, Control
 from drivers.driver import (
+    SSH_LOGIN,
     AuthenticationFailed,
     Capabilities,
     Incomplete,
@@ -27,8 +28,9 @@ from drivers.driver import (
 )
 from drivers.plausibility import judged
 from drivers.power import power_truth
-from drivers.reading import Address, Family, Identity, Reading, RunState
+from drivers.reading import Address, Family, Identity, PowerSource, Reading, RunState
 from drivers.reads import WindDown, check_identity, deadline, endpoint, run_state
+from drivers.ssh import SshControl
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, Answer
 from drivers.values import mac, text
@@ -54,8 +56,11 @@ class Antminer(Commanded):
         self._signs: tuple[str | None, str | None] | None = None
         self._previous_ths: float | None = None
         self._wind_down = WindDown()
-        why_not = _why_no_commands(identity, address)
-        control = None if why_not else AntminerControl(identity, address, options, self._rpc, self._slow)
+        self._shell = _shell(identity, address, options)
+        why_not = "" if self._shell else _why_no_commands(identity, address)
+        control: Control | None = self._shell
+        if control is None and not why_not:
+            control = AntminerControl(identity, address, options, self._rpc, self._slow)
         super().__init__(address, control, self._slow.outdated, why_not)
 
     @property
@@ -97,7 +102,27 @@ class Antminer(Commanded):
             self._signs = None
             self._slow.suspect()
             raise
+        except Refused:
+            if self._shell is None or await self._shell.mines():
+                raise
+            return self._stopped_reading(began_at)
         return self._reading(self._resolve_silence(live), power_w, began_at)
+
+    def _stopped_reading(self, began_at: datetime) -> Reading:
+        """Of a machine whose shell says that its mining process does not run: with it the API is gone."""
+        self._previous_ths = 0.0
+        return Reading(
+            began_at=began_at,
+            ended_at=self._options.clock(),
+            run_state=RunState.ASLEEP,
+            hashrate_ths=0.0,
+            expected_hashrate_ths=None,
+            power_w=None,
+            power_source=PowerSource.UNKNOWN,
+            power_error=None,
+            power_mode=None,
+            firmware=self._slow.firmware,
+        )
 
     def _check_signs(self, live: answers.Live) -> None:
         """The cheap check: a changed type or controller id means asking for the MAC at once."""
@@ -176,10 +201,23 @@ def cannot_sleep(model: str) -> bool:
     return any(old in model.upper() for old in _WITHOUT_SLEEP)
 
 
+def _shell(identity: Identity, address: Address, options: ReadOptions) -> SshControl | None:
+    """The shell of a machine that can only be stopped there, if there is a login for it."""
+    login = options.login(SSH_LOGIN)
+    if (
+        login is None
+        or options.host_keys is None
+        or address.port is not None
+        or not cannot_sleep(identity.model)
+    ):
+        return None
+    return SshControl(identity, address, options, login, options.host_keys)
+
+
 def _why_no_commands(identity: Identity, address: Address) -> str:
     """Why the machine can only be read; empty if it can be commanded."""
     if cannot_sleep(identity.model):
-        return f"{identity.model} cannot sleep over its API"
+        return f"{identity.model} cannot sleep over its API; over SSH it can, with [credentials.ssh]"
     return "its web interface is not reached behind a forwarded port" if address.port is not None else ""
 
 

@@ -15,6 +15,7 @@ DriverError                 .kind names it, .address says where, the message say
 |   `-- Incomplete              well-formed, but what a reading needs is not in it
 |-- AuthenticationFailed     the credentials in the configuration
 |-- CommandRefused           the machine said no, or is in no state to be told; the message says why
+|-- HostKeyChanged           its SSH host key is not the one that was pinned: somebody must say why
 |-- WrongMachine             another machine answers at this address: discovery must run again
 |-- Unsupported              this machine, or its firmware, cannot do that at all
 `-- OutOfSockets             this host has no file descriptor or port left: raise its limits
@@ -107,6 +108,12 @@ class CommandRefused(DriverError):
     kind = "command_refused"
 
 
+class HostKeyChanged(DriverError):
+    """The SSH host key is another one than when the machine was first met. It was not given the password."""
+
+    kind = "host_key_changed"
+
+
 class WrongMachine(DriverError):
     """Another machine answers at the address."""
 
@@ -136,7 +143,9 @@ class Credentials:
         return f"Credentials(username={self.username!r}, password='***')"
 
 
-FACTORY_CREDENTIALS: Mapping[Family, Credentials] = MappingProxyType(
+SSH_LOGIN = "ssh"
+"""The login of a machine's shell, beside those of the families' interfaces."""
+FACTORY_CREDENTIALS: Mapping[str, Credentials] = MappingProxyType(
     {
         Family.ANTMINER: Credentials(username="root", password="root"),  # noqa: S106
         Family.WHATSMINER_V2: Credentials(username="admin", password="admin"),  # noqa: S106
@@ -151,6 +160,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class HostKeys(Protocol):
+    """The SSH host keys of machines by MAC, each as in a known_hosts file. Both calls block."""
+
+    def known(self, mac: str) -> str | None:
+        """The key that was pinned; None for a machine that was never met."""
+
+    def pin(self, mac: str, key: str) -> None:
+        """Keep the key of a machine that was met for the first time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     """How machines are read and commanded. Times in seconds of the wall clock.
@@ -158,10 +177,10 @@ class ReadOptions:
     `deadline_s` bounds a whole reading, `connect_s` and `call_s` one connection and one request within it.
     Configuration, pools, MAC and firmware are read every `slow_interval_s`; after a refused login the web
     interface is left alone for `denied_retry_s`, because machines lock out. The answer to a command is awaited
-    for `write_s`: stock Antminers take 21 s.
+    for `write_s`: stock Antminers take 21 s. Without `host_keys` nothing is done over SSH.
     """
 
-    credentials: Mapping[Family, Credentials] = field(default_factory=lambda: FACTORY_CREDENTIALS)
+    credentials: Mapping[str, Credentials] = field(default_factory=lambda: FACTORY_CREDENTIALS)
     deadline_s: float = 10.0
     connect_s: float = 3.0
     call_s: float = 6.0
@@ -171,9 +190,10 @@ class ReadOptions:
     denied_retry_s: float = 3600.0
     power_probe_interval_s: float = 6 * 3600.0
     clock: Callable[[], datetime] = utc_now
+    host_keys: HostKeys | None = None
 
-    def login(self, family: Family) -> Credentials | None:
-        """The credentials for a family, or None to use the library's own."""
+    def login(self, family: str) -> Credentials | None:
+        """The credentials for a family, or `SSH_LOGIN`; None to use the library's own."""
         return self.credentials.get(family)
 
 

@@ -39,7 +39,7 @@ QUIRKS = (
     Quirk(
         name="cannot sleep over the API",
         fits=lambda who: who.family is Family.ANTMINER and cannot_sleep(who.model),
-        advice="this generation of stock firmware can only be read",
+        advice="this generation of stock firmware can only be read, or stopped over SSH with [credentials.ssh]",
     ),
     Quirk(
         name="no nameplate",

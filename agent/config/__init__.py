@@ -30,7 +30,6 @@ from agent.curtailment import CurtailmentPolicy, Participation
 from agent.errors import UsageError
 from agent.terms import TermsBook
 from drivers.driver import Credentials
-from drivers.reading import Family
 
 __all__ = [
     "AlertsSection",
@@ -120,7 +119,7 @@ class Config(Section):
         own = {name: each.machine_terms(self.economics, credit) for name, each in self.overrides.items()}
         return TermsBook(site=self.economics.terms(credit_usd_per_kwh=credit), own=own)
 
-    def logins(self) -> dict[Family, Credentials]:
+    def logins(self) -> dict[str, Credentials]:
         """The site's logins by family, secrets resolved."""
         return resolved(self.credentials)
 

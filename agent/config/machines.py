@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from agent.config.secret import SecretSection
 from agent.config.section import Addresses, Section
 from drivers.driver import Credentials
-from drivers.reading import Family
 
 
 class ScanSection(Section):
@@ -62,10 +61,10 @@ class CredentialSection(SecretSection):
         return Credentials(username=self.username, password=self.secret())
 
 
-CredentialFamily = Literal["antminer", "whatsminer_v2", "whatsminer_v3", "generic"]
+CredentialFamily = Literal["antminer", "whatsminer_v2", "whatsminer_v3", "generic", "ssh"]
 CredentialSections = dict[CredentialFamily, CredentialSection]
 
 
-def resolved(sections: CredentialSections) -> dict[Family, Credentials]:
+def resolved(sections: CredentialSections) -> dict[str, Credentials]:
     """Every login of these sections, secrets resolved; they were there when the file was validated."""
-    return {Family(family): section.resolve() for family, section in sections.items()}
+    return {family: section.resolve() for family, section in sections.items()}

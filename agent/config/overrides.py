@@ -10,7 +10,6 @@ from agent.config.machines import CredentialSections, resolved
 from agent.config.section import Section
 from agent.terms import Economics, MachineTerms
 from drivers.driver import Credentials
-from drivers.reading import Family
 
 
 class OverrideSection(Section):
@@ -59,7 +58,7 @@ class OverrideSection(Section):
             raise ValueError("economics is owner: give price_usd_per_kwh, what the owner pays")
         return self
 
-    def logins(self) -> dict[Family, Credentials]:
+    def logins(self) -> dict[str, Credentials]:
         """Their own logins, secrets resolved."""
         return resolved(self.credentials)
 
