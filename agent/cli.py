@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FAILED, PARTLY = 1, 3
 MINING_YEARS = range(2009, 2141)
 DEFAULT_BACKUPS = Path("/var/lib/hashcost/backups")
+DEFAULT_EXPORTS = Path("/var/lib/hashcost/exports")
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
 DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")
@@ -125,6 +126,15 @@ def _socket_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def _span_options(function: F) -> F:
+    """What exports cover."""
+    to = click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now.")
+    since = click.option(
+        "--from", "start", type=UtcTime(), help="Start, included; default: the first reading."
+    )
+    return since(to(function))
+
+
 def _range_options(function: F) -> F:
     """What exports cover, and how they are cut."""
     for option in (
@@ -136,11 +146,9 @@ def _range_options(function: F) -> F:
             "--by", type=click.Choice(["hour", "day", "month", "machine"]), default="machine", show_default=True,
             help="A row per UTC hour, per day, per month, or one for the whole range.",
         ),
-        click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now."),
-        click.option("--from", "start", type=UtcTime(), help="Start, included; default: the first reading."),
     ):  # fmt: skip
         function = option(function)
-    return function
+    return _span_options(function)
 
 
 def _output_option(function: F) -> F:
@@ -518,6 +526,77 @@ def ledger(
     text = export_ledger(database, start, end, Period(by), output, site=site, zone=zone)
     if output is None:
         click.echo(text, nl=False)
+
+
+@export.command("energy")
+@_span_options
+@click.option(
+    "--interval", type=click.Choice(["5", "15", "30", "60"]), default="15", show_default=True, help="Minutes.",
+)  # fmt: skip
+@_output_option
+@_database_option
+def export_energy(
+    start: datetime | None, end: datetime | None, interval: str, output: Path | None, database: Path
+) -> None:
+    """The site's energy in even intervals, as grid programmes settle it, with how much of it is known."""
+    from agent import records
+
+    text = records.export_energy(database, start, end, timedelta(minutes=int(interval)), output)
+    if output is None:
+        click.echo(text, nl=False)
+
+
+@export.command("orders")
+@_span_options
+@_output_option
+@_database_option
+def export_orders(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+    """Every order, with who gave it, why, and what became of it."""
+    _export_records("orders", start, end, output, database)
+
+
+@export.command("events")
+@_span_options
+@_output_option
+@_database_option
+def export_events(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+    """Every event: scans, commands and who gave them, calls of the grid, hours that were appraised again."""
+    _export_records("events", start, end, output, database)
+
+
+@export.command("prices")
+@_span_options
+@_output_option
+@_database_option
+def export_prices(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+    """Every change of the prices and terms that the agent acted on."""
+    _export_records("prices", start, end, output, database)
+
+
+def _export_records(
+    what: str, start: datetime | None, end: datetime | None, output: Path | None, database: Path
+) -> None:
+    from agent.records import export_records
+
+    text = export_records(database, what, start, end, output)
+    if output is None:
+        click.echo(text, nl=False)
+
+
+@export.command("yesterday")
+@click.option(
+    "--directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_EXPORTS, show_default=True,
+    help="Where the files are written; it is made if it is not there.",
+)  # fmt: skip
+@click.option("--time-zone", "zone", type=Zone(), default="UTC", show_default=True, help="Whose yesterday.")
+@_database_option
+def export_yesterday(directory: Path, zone: tzinfo, database: Path) -> None:
+    """Write all of yesterday, each file whole or not at all: profitability, ledger, site, energy, orders, events,
+    prices."""
+    from agent.records import export_day
+
+    for path in export_day(database, directory, datetime.now(UTC), zone):
+        click.echo(path)
 
 
 @cli.command()

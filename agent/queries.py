@@ -19,6 +19,14 @@ SELECT_OWN_QUOTE = """
     select quotes.* from readings join quotes using (quote_id)
     where machine_id = ? order by began_ms desc limit 1
 """
+SELECT_PRICES = """
+    select at_ms, hashprice_usd_per_ph_day, hashprice_source, difficulty, height, fees_btc, btc_usd,
+           price_usd_per_kwh as power_price_usd_per_kwh, price_source as power_price_source, fee, reject, overhead
+    from quotes where not own and at_ms < :end_ms and quote_id >= coalesce(
+        (select max(quote_id) from quotes where not own and at_ms <= :start_ms), 0
+    )
+    order by quote_id
+"""
 SELECT_TERMS = """
     select machines.machine_id, sleep_power_w, fee, reject, overhead, price_usd_per_kwh, price_source
     from machines join quotes on quote_id = (

@@ -52,6 +52,7 @@ from agent.queries import (
     SELECT_LATEST,
     SELECT_OPEN_ORDERS,
     SELECT_OWN_QUOTE,
+    SELECT_PRICES,
     SELECT_READINGS,
     SELECT_READINGS_OF_ONE,
     SELECT_ROUNDS,
@@ -308,6 +309,23 @@ class Reader:
         """The last orders, newest first."""
         rows = self._db.query("select * from orders order by order_id desc limit ?", [limit])
         return [order_of(row) for row in rows]
+
+    def order_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
+        """Rows of the orders that were made in [start_ms, end_ms), in order."""
+        return self._db.query(
+            "select * from orders where created_ms >= ? and created_ms < ? order by order_id",
+            [start_ms, end_ms],
+        )
+
+    def event_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
+        """Rows of the events of [start_ms, end_ms), in order."""
+        return self._db.query(
+            "select * from events where at_ms >= ? and at_ms < ? order by event_id", [start_ms, end_ms]
+        )
+
+    def price_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
+        """Rows of the site's prices and terms, from the one in force at `start_ms` on."""
+        return self._db.query(SELECT_PRICES, {"start_ms": start_ms, "end_ms": end_ms})
 
     def sleeps(self) -> dict[MachineId, list[int]]:
         """When, in milliseconds, sleeps that we ordered were confirmed, by machine; also those released since."""

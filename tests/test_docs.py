@@ -17,9 +17,11 @@ from agent.config.power import PeriodSection
 from agent.export import COLUMNS
 from agent.ledger_export import COLUMNS as LEDGER_COLUMNS
 from agent.policy import Action, Reason
+from agent.records import ENERGY_COLUMNS, EVENT_COLUMNS, ORDER_COLUMNS, PRICE_COLUMNS
 from drivers import driver
 from tui.bindings import as_markdown
 
+RECORD_COLUMNS = {*ENERGY_COLUMNS, *ORDER_COLUMNS, *EVENT_COLUMNS, *PRICE_COLUMNS} - {*COLUMNS}
 REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
 
 
@@ -83,7 +85,7 @@ def test_code_is_documented(code):
     assert f"| `{code}` |" in REFERENCE
 
 
-@pytest.mark.parametrize("column", [*COLUMNS, *BACKTEST_COLUMNS, *LEDGER_COLUMNS])
+@pytest.mark.parametrize("column", [*COLUMNS, *BACKTEST_COLUMNS, *LEDGER_COLUMNS, *sorted(RECORD_COLUMNS)])
 def test_column_is_documented(column):
     assert f"`{column}`" in REFERENCE
 
