@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
+PARTS    ?=
 
-.PHONY: help demo test check audit licences fuzz bench docs deb deb-test lock hooks clean
+.PHONY: help demo test check audit licences fuzz bench bench-short docs deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -34,7 +35,7 @@ check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabil
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@MYPYPATH=bench $(BIN)/mypy bench/run.py bench/stock_table.py
+	@$(BIN)/mypy -m bench.run -m bench.stock_table
 	@$(BIN)/lint-imports
 	@$(BIN)/python requirements/audit.py licences
 	@$(BIN)/python requirements/audit.py vulnerabilities
@@ -49,8 +50,18 @@ INPUTS ?= 1000000
 fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from outside; some hours
 	@FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/fuzz
 
-bench: $(BIN)/hashcost  ## what a poll, an appraisal, a stored round and the terminal cost; writes bench/latest.json
-	@$(BIN)/python bench/run.py
+# What hashcost is measured beside, in an environment of its own, as `pip install` of each would have it.
+$(VENV)-rivals/ready: bench/requirements.txt
+	@echo "installing the rivals ..."
+	@$(PYTHON) -m venv $(VENV)-rivals
+	@$(VENV)-rivals/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r bench/requirements.txt
+	@touch $@
+
+bench: $(BIN)/hashcost $(VENV)-rivals/ready  ## everything beside its rivals, half an hour; writes bench/latest.json
+	@BENCH_RIVALS=$(VENV)-rivals/bin/python $(BIN)/python -m bench.run $(PARTS)
+
+bench-short: $(BIN)/hashcost $(VENV)-rivals/ready  ## the same on small sites, in five minutes; writes bench/short.json
+	@BENCH_RIVALS=$(VENV)-rivals/bin/python $(BIN)/python -m bench.run --short $(PARTS)
 
 docs: $(VENV)/dev  ## write the pictures and tables of docs/ anew; look at what changed
 	@HASHCOST_WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/tui/test_pictures.py tests/agent/test_source_matrix.py \
@@ -70,6 +81,8 @@ lock:  ## write requirements/*.txt anew from pyproject.toml
 	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command 'make lock' $$extras pyproject.toml -o requirements/$${set%%:*}.txt || exit 1; \
 	done
+	@$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' bench/requirements.in -o bench/requirements.txt
 	@rm -r $(VENV)-lock
 
 hooks: $(VENV)/dev  ## run the checks before every commit
@@ -77,5 +90,5 @@ hooks: $(VENV)/dev  ## run the checks before every commit
 	@$(BIN)/pre-commit install
 
 clean:  ## remove what was installed and built
-	@rm -rf $(VENV) $(VENV)-lock dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-rivals dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -r {} +

@@ -28,8 +28,6 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-from figure import Figure, of_pairs
-
 from agent.appraisal import Terms
 from agent.fleet import Fleet, Machine
 from agent.market.fixed import FixedHashprice
@@ -38,6 +36,7 @@ from agent.rows import RoundRow
 from agent.store import Store
 from agent.tariff.fixed import FixedTariff
 from agent.view import view_fleet
+from bench.figures import Figure, of_pairs
 from drivers.catalogue import nameplate
 from drivers.reading import Address, Family, Identity, MachineId, PowerMode, PowerSource, Reading, RunState
 
@@ -258,7 +257,8 @@ class Program:
 def _measured(arguments: Sequence[str], database: Path) -> Measured:
     with Program(arguments) as program:
         program.wait_until_shown()
-        writer = subprocess.Popen([sys.executable, __file__, "--change", str(database)])  # noqa: S603 - ourselves
+        change = [sys.executable, "-m", "bench.terminal", "--change", str(database)]
+        writer = subprocess.Popen(change, cwd=_BENCH.parent)  # noqa: S603 - ourselves
         try:
             return program.measure()
         finally:
