@@ -266,9 +266,13 @@ class Curtailer:
     def _remembered(self, machine_id: MachineId, history: "_History") -> Memory:
         """Regret of this run of the agent; switches by the orders, which outlive it."""
         memory = self._memory.get(machine_id, Memory())
-        switches = [at for action in OrderAction for at in history.confirmed(machine_id, action)]
-        sleeps = history.confirmed(machine_id, OrderAction.SLEEP)
-        return replace(memory, switched_at=max(switches, default=None), sleeps=tuple(sleeps))
+        confirmed = history.confirmed.get(machine_id, ())
+        if not confirmed and memory.switched_at is None and not memory.sleeps:
+            return memory
+        sleeps = sorted(at for action, at in confirmed if action is OrderAction.SLEEP)
+        return replace(
+            memory, switched_at=max((at for _, at in confirmed), default=None), sleeps=tuple(sleeps)
+        )
 
     def _lately(self) -> list[Order]:
         """The orders that moved load within the last minute."""
@@ -339,14 +343,11 @@ class _History:
         self.given_up = _by_machine(reconciler.given_up())
         self.rejected = _by_machine(reconciler.rejected())
         self.in_hands = reconciler.in_hands()
-        self._confirmed: dict[tuple[MachineId, OrderAction], list[datetime]] = {}
+        self.confirmed: dict[MachineId, list[tuple[OrderAction, datetime]]] = {}
+        """What was confirmed, and when."""
         for order in reconciler.all():
             if order.confirmed_at is not None:
-                self._confirmed.setdefault((order.machine_id, order.action), []).append(order.confirmed_at)
-
-    def confirmed(self, machine_id: MachineId, action: OrderAction) -> list[datetime]:
-        """When orders of a kind were confirmed."""
-        return sorted(self._confirmed.get((machine_id, action), []))
+                self.confirmed.setdefault(order.machine_id, []).append((order.action, order.confirmed_at))
 
 
 def _by_machine(

@@ -114,7 +114,11 @@ class Reconciler:
         self._turn = asyncio.Lock()
         """Held while a step is stored, so that the orders in memory are never behind the store."""
         self._group = asyncio.TaskGroup()
-        self._orders = {order.order_id: order for order in orders}
+        self._orders: dict[int, Order] = {}
+        self._standing: dict[MachineId, Order] = {}
+        """Those of them that machines sleep on."""
+        for order in orders:
+            self._keep(order)
         self._began_at = clock()
 
     async def __aenter__(self) -> Self:
@@ -140,7 +144,7 @@ class Reconciler:
 
     def standing(self) -> dict[MachineId, Order]:
         """The machines that sleep on our order: the only ones that are ours to wake."""
-        return {order.machine_id: order for order in self._orders.values() if order.is_standing}
+        return dict(self._standing)
 
     def given_up(self) -> set[tuple[MachineId, OrderAction]]:
         """What failed so lately that only a person may try it again."""
@@ -188,11 +192,11 @@ class Reconciler:
     async def order(self, wanted: Order) -> Order | None:
         """Take an order on, proposed or approved; None if the machine has an open one already, or should sleep on an
         order of ours as it is: then it has drifted, and is put back."""
-        if wanted.action is not OrderAction.WAKE and wanted.machine_id in self.standing():
+        if wanted.action is not OrderAction.WAKE and wanted.machine_id in self._standing:
             return None
         created = await self._store.create(wanted)
         if created is not None:
-            self._orders[created.order_id] = created
+            self._keep(created)
             _log(created)
         return created
 
@@ -373,14 +377,14 @@ class Reconciler:
             detail=verdict.detail or order.detail,
         )
         async with self._step(order):
-            asleep = self.standing().get(order.machine_id) if order.action is OrderAction.WAKE else None
+            asleep = self._standing.get(order.machine_id) if order.action is OrderAction.WAKE else None
             if asleep is None:
                 await self._store.advance(order, after)
             else:
                 released = replace(asleep, state=OrderState.RELEASED, settled_at=self._clock())
                 await self._store.advance_both((order, after), (asleep, released))
-                self._orders[released.order_id] = released
-            self._orders[after.order_id] = after
+                self._keep(released)
+            self._keep(after)
         _log(after)
 
     async def _put_back(self, order: Order) -> None:
@@ -414,8 +418,8 @@ class Reconciler:
         )
         async with self._step(order):
             created = await self._store.supersede(order, released, again)
-            self._orders[order.order_id] = released
-            self._orders[created.order_id] = created
+            self._keep(released)
+            self._keep(created)
         _log(created)
 
     def _was_to_wake(self, asleep: Order) -> bool:
@@ -441,7 +445,7 @@ class Reconciler:
         after = replace(order, **changes)  # type: ignore[arg-type]
         async with self._step(order):
             await self._store.advance(order, after)
-            self._orders[order.order_id] = after
+            self._keep(after)
         if after.state is not order.state:
             _log(after)
         return after
@@ -452,6 +456,14 @@ class Reconciler:
         return await self._advance(
             order, state=state, settled_at=self._clock(), failure=failure, detail=detail or order.detail
         )
+
+    def _keep(self, order: Order) -> None:
+        """Have an order in memory as it is in the store now."""
+        self._orders[order.order_id] = order
+        if order.is_standing:
+            self._standing[order.machine_id] = order
+        elif (known := self._standing.get(order.machine_id)) and known.order_id == order.order_id:
+            del self._standing[order.machine_id]
 
     def _forget(self) -> None:
         """Drop what ended long ago; the store keeps it."""
