@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from agent import notify
+from agent import event_loop, notify
 from agent.config import Config, ConfigError
 from agent.curtailment import Mode
 from agent.limits import LimitError, allow_files
@@ -49,7 +49,7 @@ def run_until_stopped(config: Config, database: Path, socket: Path, *, reload: C
     that are being sent left to be verified by the next start. SIGHUP has the configuration loaded anew with `reload`:
     a bad one is refused and the old one stays. Raises `LimitError` where the host allows too few sockets."""
     allow_files(config)
-    asyncio.run(_Daemon(config, database, socket, reload).run())
+    event_loop.run(_Daemon(config, database, socket, reload).run())
 
 
 class _Daemon:

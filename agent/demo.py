@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from agent import event_loop
 from agent.clock import Clock, simulated_clock
 from agent.config import Config, CurtailmentSection, MarketSection, PollSection, ScanSection
 from agent.curtailment import Mode
@@ -87,7 +88,7 @@ def run(options: DemoOptions, watch: Watch | None = None) -> None:
         tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        asyncio.run(_demo(options, Path(directory), [obstacle] if obstacle else [], watch))
+        event_loop.run(_demo(options, Path(directory), [obstacle] if obstacle else [], watch))
 
 
 async def _demo(

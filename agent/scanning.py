@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agent import event_loop
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import AgentError
@@ -40,7 +41,7 @@ def scan_addresses(expressions: Sequence[str], config: Config, *, as_json: bool)
     addresses = parse_targets(expressions)
     with scan_progress(hidden=as_json) as progress:
         try:
-            result = asyncio.run(scan_site(config, addresses, progress))
+            result = event_loop.run(scan_site(config, addresses, progress))
         except OutOfSockets as error:
             raise AgentError(str(error)) from error
     if as_json:

@@ -12,7 +12,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent import event_loop
+from agent.event_loop import run
+
 from agent.config import Config
 from agent.limits import allow_files
 from bench import core, polling, scanning, terminal, whole_agent
@@ -90,7 +91,7 @@ def main() -> None:
     allow_files(Config())
     size, parts = (SHORT if options.short else WHOLE), tuple(options.parts) or PARTS
     with tempfile.TemporaryDirectory(prefix="hashcost-bench-") as name:
-        found = event_loop.run(measure(size, Path(name), parts))
+        found = run(measure(size, Path(name), parts))
     if parts == PARTS:
         output = Path(__file__).parent / ("short.json" if options.short else "latest.json")
         write(found, output)

@@ -14,12 +14,13 @@ import logging
 import ssl
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
+from drivers.connection import Endpoint, Line, failure
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -31,12 +32,10 @@ from drivers.driver import (
 from drivers.transport import (
     Answer,
     CgminerAnswer,
-    Endpoint,
     ask_cgminer,
     ask_framed,
     decode_object,
     exchange,
-    failure,
 )
 from drivers.values import number, rows
 from drivers.web import BoundedTransport, Page, WebAccess, causes, overhear
@@ -141,6 +140,18 @@ class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(endpoint.host, endpoint.port)
         self.endpoint = endpoint
+        self._kept = Line(endpoint)
+        self._line: Line | None = None
+
+    @asynccontextmanager
+    async def one_connection(self) -> AsyncIterator[None]:
+        """Ask all that is read inside over one connection, as far as the machine keeps it."""
+        self._line = self._kept
+        try:
+            yield
+        finally:
+            self._line = None
+            await self._kept.hang_up()
 
     async def send_command(
         self,
@@ -152,8 +163,10 @@ class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
     ) -> Answer:
         """The machine's answer as it is. Raises `DriverError`."""
         parameter = {"param": parameters} if parameters is not None else {}
-        signature = self._signature(command) if command.startswith("set.") else {}
-        return await ask_framed(self.endpoint, {"cmd": command, **parameter, **members, **signature})
+        if command.startswith("set."):  # not over a line, which repeats what got no answer
+            signed = {**members, **self._signature(command)}
+            return await ask_framed(self.endpoint, {"cmd": command, **parameter, **signed})
+        return await ask_framed(self.endpoint, {"cmd": command, **parameter, **members}, self._line)
 
     def _signature(self, command: str) -> Answer:
         now = int(time.time())

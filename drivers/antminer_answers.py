@@ -3,6 +3,7 @@
 Shapes: cgminer `stats`, `summary`, `pools`, and `get_miner_conf`, `get_system_info`, `summary` of the web.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from drivers.reading import Board, Pool, PowerMode
 from drivers.transport import Answer
 from drivers.values import flag, mapping, number, positive, rows, text, whole
 
-_CHAINS = range(1, 17)
+_CHIPS_KEYS = [(chain, f"chain_acn{chain}") for chain in range(1, 17)]
+_DEGREES = re.compile(r"\d+(?:\.\d+)?")
 _FANS = range(1, 9)
 MODE_KEYS = ("bitmain-work-mode", "miner-mode")
 _POWER_KEYS = ("chain_power", "power")
@@ -75,14 +77,17 @@ def _rate(row: Mapping[str, Any]) -> float | None:
 def _ths(value: Any, row: Mapping[str, Any]) -> float | None:
     """A rate in the row's `rate_unit`, GH/s where there is none."""
     rate = number(value)
+    if rate is None:
+        return None
     unit = str(row.get("rate_unit") or "GH").upper().removesuffix("/S")
-    return None if rate is None or unit not in _THS_PER_UNIT else rate * _THS_PER_UNIT[unit]
+    return rate * _THS_PER_UNIT[unit] if unit in _THS_PER_UNIT else None
 
 
 def _boards(body: Mapping[str, Any], boards_built: int | None) -> Iterator[Board]:
     """One board per chain that exists: those with chips, and as many more as the model is built with."""
-    present = [chain for chain in _CHAINS if positive(body.get(f"chain_acn{chain}"))]
-    if not body or not any(f"chain_acn{chain}" in body for chain in _CHAINS):
+    named = [chain for chain, key in _CHIPS_KEYS if key in body]
+    present = [chain for chain in named if positive(body[f"chain_acn{chain}"])]
+    if not named:
         return
     first = 1 if not present or boards_built is None or present[0] <= boards_built else present[0]
     built = range(first, first + (boards_built or 0))
@@ -106,8 +111,10 @@ def _board(slot: int, chain: int, body: Mapping[str, Any]) -> Board:
 def _hottest(*values: Any) -> float | None:
     """The highest of "78-50-69-70", or a plain number. A sensor at exactly 0 was not read."""
     for value in values:
-        parts = re.findall(r"\d+(?:\.\d+)?", value) if isinstance(value, str) else [value]
-        known = [each for part in parts if (each := number(part))]
+        parts = (
+            [float(part) for part in _DEGREES.findall(value)] if isinstance(value, str) else [number(value)]
+        )
+        known = [part for part in parts if part and part < math.inf]
         if known:
             return max(known)
     return None

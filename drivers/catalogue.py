@@ -1,6 +1,7 @@
 """Nameplate hashrate, watts and efficiency by model, whatever spelling of the model a machine uses."""
 
 import csv
+import functools
 import re
 import statistics
 from dataclasses import dataclass, replace
@@ -60,6 +61,7 @@ def _middle(candidates: list[Nameplate]) -> Nameplate:
     return replace(chosen, error=max(chosen.error, _GUESSED_VARIANT_ERROR))
 
 
+@functools.lru_cache(maxsize=1024)
 def spelling(model: str) -> str:
     """A model in one spelling: no make, firmware, blanks or chip variant; "M60S_VK40" is "M60S"."""
     key = re.sub(r"\(.*?\)", "", model.upper())

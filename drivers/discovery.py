@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from drivers.addresses import AddressError, is_ipv4, parse_targets
+from drivers.connection import failure
 from drivers.driver import DriverError, OutOfSockets, ReadOptions, Unreachable
 from drivers.inventory import Finding, FindingKind, KnownMachine, reconcile
 from drivers.reading import Address, Identity
-from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, failure
+from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT
 
 __all__ = [
     "AddressError",

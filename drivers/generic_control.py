@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from drivers import _pyasic
 from drivers._pyasic import Firmware
 from drivers.commands import WITHIN_MINUTES, before_sending, receipt
+from drivers.connection import Endpoint
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -32,7 +33,7 @@ from drivers.driver import (
 )
 from drivers.reading import Address, Identity, PowerMode
 from drivers.reads import deadline, endpoint
-from drivers.transport import CGMINER_PORT, Answer, Endpoint, ask_cgminer, decode_object
+from drivers.transport import CGMINER_PORT, Answer, ask_cgminer, decode_object
 from drivers.values import mapping, rows, text, whole
 from drivers.web import Page, WebAccess, fetch
 from drivers.whatsminer_answers import refusal

@@ -20,9 +20,9 @@ Gate = Callable[[Reading, Nameplate | None], str | None]
 
 
 def judged(reading: Reading, plate: Nameplate | None) -> Reading:
-    """The reading, with `implausible` naming every number that is out of bounds; None if all are within."""
+    """The reading, with `implausible` naming every number that is out of bounds; as it is if all are within."""
     reasons = [reason for gate in _GATES if (reason := gate(reading, plate))]
-    return replace(reading, implausible="; ".join(reasons) or None)
+    return replace(reading, implausible="; ".join(reasons)) if reasons else reading
 
 
 def _finite(reading: Reading, _: Nameplate | None) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from drivers.connection import Endpoint
 from drivers.driver import NoAnswer, ReadOptions, WrongMachine
 from drivers.reading import Address, Identity, PowerMode, RunState
-from drivers.transport import Endpoint
 
 FULL_SHARE = 0.9
 """A machine below this share of its expected hashrate, soon after its start, is still ramping."""

@@ -1,10 +1,11 @@
 """Recognises another machine at a known address when a reading fails: DHCP gives addresses to anybody."""
 
 from drivers._pyasic import KINDS, kind_by_rpc
+from drivers.connection import Endpoint
 from drivers.driver import DriverError, OutOfSockets, ReadOptions, WrongMachine
 from drivers.reading import Address, Family, Identity
 from drivers.reads import check_identity, endpoint
-from drivers.transport import CGMINER_PORT, Endpoint, ask_cgminer
+from drivers.transport import CGMINER_PORT, ask_cgminer
 from drivers.values import mac, mapping
 
 _SHARE = 0.3

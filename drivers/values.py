@@ -9,6 +9,7 @@ from typing import Any
 _NUMBER = re.compile(r"\s*+([-+]?\d++(?:\.\d*+)?(?:[eE][-+]?\d++)?)\s*+[A-Za-z%/]*+\s*+")
 _MAC = re.compile(r"[0-9A-F]{12}")
 _MAX_TEXT = 200
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def number(value: Any) -> float | None:
@@ -16,11 +17,14 @@ def number(value: Any) -> float | None:
 
     NaN, infinities, `"nan"`, empty texts and booleans are None: nobody measured them.
     """
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int | float):
+    kind = type(value)  # of what JSON holds there are no subclasses
+    if kind is float or kind is int:
         return _finite(value)
-    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if kind is not str:
+        return None
+    if value.isdecimal():
+        return _finite(value)
+    match = _NUMBER.fullmatch(value)
     return _finite(match[1]) if match else None
 
 
@@ -51,7 +55,9 @@ def text(value: Any) -> str | None:
     """
     if not isinstance(value, str):
         return None
-    printable = "".join(character for character in value[:_MAX_TEXT] if character.isprintable())
+    printable = value[:_MAX_TEXT]
+    if not printable.isprintable():
+        printable = "".join(character for character in printable if character.isprintable())
     return printable.strip().strip("'").strip() or None
 
 
@@ -59,7 +65,7 @@ def flag(value: Any) -> bool | None:
     """True and false, also as texts in any case, 0 and 1."""
     if isinstance(value, bool):
         return value
-    return {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+    return _FLAGS.get(str(value).strip().lower())
 
 
 def mac(value: Any) -> str | None:

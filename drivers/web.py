@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import httpx
 
+from drivers.connection import Endpoint, failure
 from drivers.driver import (
     AuthenticationFailed,
     ConnectionLost,
@@ -26,7 +27,7 @@ from drivers.driver import (
     Unreachable,
     Unsupported,
 )
-from drivers.transport import Answer, Endpoint, decode_object, failure
+from drivers.transport import Answer, decode_object
 
 _SILENT_CLOSE = "without sending a response"
 _OK = 200

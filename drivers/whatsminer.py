@@ -1,4 +1,4 @@
-"""Whatsminers: API V2 on TCP 4028 and API V3 on TCP 4433, one command per connection.
+"""Whatsminers: API V2 on TCP 4028, one command per connection, and API V3 on TCP 4433, one connection per reading.
 
 Never a joined command: how many may be joined, and which, depends on firmware.
 """
@@ -189,9 +189,10 @@ class WhatsminerV3(_Whatsminer):
         return await identify_v3(self._address, self._options)
 
     async def _read_live(self) -> answers.Live:
-        device = v3_required(self._address, await self._device_info())
-        status = await self._rpc.get_miner_status_summary()
-        edevs = await self._rpc.get_miner_status_edevs()
+        async with self._rpc.one_connection():
+            device = v3_required(self._address, await self._device_info())
+            status = await self._rpc.get_miner_status_summary()
+            edevs = await self._rpc.get_miner_status_edevs()
         live = answers.v3_live(device, answers.v3_message(status) or {}, answers.v3_message(edevs) or {})
         return self._measured(live, None if answers.v3_message(status) else str(status.get("msg")))
 

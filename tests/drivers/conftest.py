@@ -9,10 +9,12 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
 from blockbuster import blockbuster_ctx
 
 from drivers.discovery import scan
@@ -24,6 +26,15 @@ MINER_PORTS = {4028, 4433, 80, 6060}
 QUICK = ReadOptions(deadline_s=2.5, connect_s=0.4, call_s=0.8, slow_interval_s=600.0)
 LATE_S = 0.6
 """How much later than its deadline a read may end on a busy test host."""
+
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+ON_BOTH_LOOPS = {"test_transport.py", "test_connection.py"}
+"""The agent runs on uvloop, the simulated site on asyncio. What touches sockets must hold on either."""
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """On which event loops a test runs."""
+    return LOOPS if item.path.name in ON_BOTH_LOOPS else {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture(autouse=True)
@@ -87,20 +98,29 @@ Behave = Callable[[bytes, asyncio.Transport], None]
 class Peer(asyncio.Protocol):
     """One accepted connection: collects what arrives and lets `behave` do whatever it likes, once per arrival."""
 
-    def __init__(self, behave: Behave, alive: set[asyncio.Transport]) -> None:
-        self._behave, self._alive, self._received = behave, alive, b""
+    def __init__(self, behave: Behave, alive: set[asyncio.Transport], traffic: "Traffic") -> None:
+        self._behave, self._alive, self._received, self._traffic = behave, alive, b"", traffic
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._alive.add(transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+        self._alive.add(self._transport)
+        self._traffic.connections += 1
 
     def data_received(self, data: bytes) -> None:
         self._received += data
+        self._traffic.bytes_in += len(data)
         self._behave(self._received, self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._alive.discard(self._transport)
+
+
+@dataclass
+class Traffic:
+    """What came in."""
+
+    connections: int = 0
+    bytes_in: int = 0
 
 
 class Servers:
@@ -108,18 +128,21 @@ class Servers:
 
     def __init__(self, stack: contextlib.AsyncExitStack) -> None:
         self._stack = stack
+        self.traffic = Traffic()
 
     async def listen(self, host: str, port: int, behave: Behave) -> None:
         """Let `behave` answer on one port."""
         alive: set[asyncio.Transport] = set()
         server = await asyncio.get_running_loop().create_server(
-            lambda: Peer(behave, alive), host, port, reuse_address=True
+            lambda: Peer(behave, alive, self.traffic), host, port, reuse_address=True
         )
 
         async def close() -> None:
             server.close()
             for transport in list(alive):
                 transport.abort()
+            while alive:
+                await asyncio.sleep(0)
             await asyncio.sleep(0)
 
         self._stack.push_async_callback(close)
@@ -187,7 +210,7 @@ class Replayed:
         if self.rpc_behave is not None:
             self.rpc_behave(received, transport)
             return
-        request = json.loads(received[4:])
+        request = json.loads(last_frame(received))
         name = "_".join([request["cmd"].replace(".", "_"), *filter(None, [request.get("param")])])
         self.asked.append(name)
         body = json.dumps(self.said.get(name, {"code": -1, "msg": "invalid command"})).encode()
@@ -225,6 +248,14 @@ class Replayed:
         if received.endswith(b"\r\n\r\n"):
             self.asked.append("port_6060")
             http(transport, 200, (self.power_page or "").encode())
+
+
+def last_frame(received: bytes) -> bytes:
+    """The body of the last of several requests with their length in front."""
+    while received:
+        length = int.from_bytes(received[:4], "little")
+        body, received = received[4 : 4 + length], received[4 + length :]
+    return body
 
 
 def md5(text: str) -> str:

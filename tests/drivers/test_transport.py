@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drivers.connection import Endpoint
 from drivers.driver import ConnectionLost, DriverError, Malformed, NoAnswer, OutOfSockets, Oversized, Refused
-from drivers.transport import CgminerAnswer, Endpoint, ask_cgminer, ask_framed, decode_object
+from drivers.transport import CgminerAnswer, ask_cgminer, ask_framed, decode_object
 
 VALUES = st.recursive(
     st.none()
@@ -110,9 +111,12 @@ async def test_a_complete_answer_needs_no_end(servers, peers, leftovers, network
 
 async def test_an_answer_in_pieces(servers, leftovers, network) -> None:
     def drip(_: bytes, transport: asyncio.Transport) -> None:
-        loop = asyncio.get_running_loop()
-        for index, byte in enumerate(GOOD):
-            loop.call_later(index * 0.001, transport.write, bytes([byte]))
+        def rest(index: int) -> None:
+            transport.write(GOOD[index : index + 1])
+            if index < len(GOOD):
+                asyncio.get_running_loop().call_later(0.001, rest, index + 1)
+
+        rest(0)
 
     await servers.listen(f"{network}.1", 4028, drip)
     with leftovers(within_s=0.5):

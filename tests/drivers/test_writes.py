@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from drivers.connect import connect
+from drivers.connection import Endpoint
 from drivers.discovery import scan
 from drivers.driver import (
     AuthenticationFailed,
@@ -29,7 +30,7 @@ from drivers.simulator import antminer_web, whatsminer_v3
 from drivers.simulator.faults import Fault
 from drivers.simulator.machine import PoolSetting, SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
-from drivers.transport import Endpoint, ask_cgminer
+from drivers.transport import ask_cgminer
 from drivers.web import fetch
 
 V2, V3 = Family.WHATSMINER_V2, Family.WHATSMINER_V3
