@@ -12,9 +12,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.event_loop import run
-
 from agent.config import Config
+from agent.event_loop import run
 from agent.limits import allow_files
 from bench import core, polling, scanning, terminal, whole_agent
 from bench.figures import Figure, write
