@@ -14,6 +14,7 @@ from typing import Any
 import asyncssh
 
 from drivers.commands import receipt
+from drivers.connection import failure
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -33,7 +34,6 @@ from drivers.driver import (
 )
 from drivers.reading import Address, Identity, PowerMode
 from drivers.reads import check_identity
-from drivers.transport import failure
 from drivers.values import mac
 
 PORT = 22
