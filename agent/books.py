@@ -68,6 +68,14 @@ def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId
         yield MachineId(machine_id), list(group)
 
 
+def curtailment_worth(db: Database, start_ms: int) -> tuple[float, float]:
+    """Avoided loss and forgone profit of the hours that are booked from then on, USD."""
+    row = db.conn.execute(
+        "select total(avoided_loss_usd), total(forgone_profit_usd) from ledger where hour_ms >= ?", [start_ms]
+    ).fetchone()
+    return float(row[0]), float(row[1])
+
+
 def total(hours: Sequence[BookedHour], start_ms: int, end_ms: int) -> Sums:
     """Booked hours of one machine, oldest first, added up in their order, as the sums of [start_ms, end_ms)."""
     sums = Sums(start_ms=start_ms, end_ms=end_ms)

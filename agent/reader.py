@@ -289,6 +289,10 @@ class Reader:
         """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
         return books.booked(self._db, start_ms, end_ms)
 
+    def curtailment_worth(self, start_ms: int) -> tuple[float, float]:
+        """Avoided loss and forgone profit of the hours that are booked from then on, USD."""
+        return books.curtailment_worth(self._db, start_ms)
+
     def settlements(self, start_ms: int, end_ms: int) -> list[Settled]:
         """Power prices that were found out later for times in [start_ms, end_ms), oldest first."""
         return books.settlements(self._db, start_ms, end_ms)

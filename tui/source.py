@@ -21,7 +21,7 @@ from agent.history import MachineHistory, OrderEvidence, SiteHistory
 from agent.lots import Lot, lots_of_views
 from agent.orders import Order, OrderState
 from agent.reader import Mark, Reader
-from agent.rows import Event
+from agent.rows import Event, from_ms, to_ms
 from agent.stored import StoredPicture, picture_of, refuse_what_is_no_file
 from agent.view import MachineView
 from drivers.reading import MachineId
@@ -61,6 +61,16 @@ class SiteState:
     """Open ones, oldest first."""
     failures: Sequence[Order]
     """Of the last day, newest first."""
+    worth: "Worth | None"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What curtailment was worth since midnight UTC, as far as hours are booked."""
+
+    avoided_loss_usd: float
+    forgone_profit_usd: float
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,7 @@ class Source:
         self._decisions: dict[MachineId, DecisionRecord] = {}
         self._snapshot: StoredPicture | None = None
         self._history: tuple[datetime, SiteHistory] | None = None
+        self._worth: Worth | None = None
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def careful() -> T:
@@ -126,6 +137,7 @@ class Source:
                 mode=reader.mode(),
                 held=reader.held(),
                 orders=reader.open_orders(),
+                worth=self._today(reader, moment),
                 failures=[each for each in orders if each.state in UNSETTLED and moment - _ended(each) < DAY],
             )
         except sqlite3.Error as error:
@@ -198,7 +210,8 @@ class Source:
     def _close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-        self._reader, self._mark, self._snapshot, self._history = None, None, None, None
+        self._reader, self._mark, self._snapshot = None, None, None
+        self._history, self._worth = None, None
 
     def _refresh(self, reader: Reader, now: datetime) -> StoredPicture:
         """Take in what changed; the same picture if nothing did and nothing had time to grow stale."""
@@ -217,6 +230,19 @@ class Source:
             return known
         self._snapshot = picture_of(reader, self._views.values(), dict(self._decisions), now)
         return self._snapshot
+
+    def _today(self, reader: Reader, now: datetime) -> Worth | None:
+        """Reckoned once for every hour that is booked."""
+        midnight_ms, until_ms = (
+            to_ms(now.replace(hour=0, minute=0, second=0, microsecond=0)),
+            reader.booked_until_ms(),
+        )
+        if until_ms is None or until_ms <= midnight_ms:
+            return None
+        if self._worth is None or self._worth.until != from_ms(until_ms):
+            avoided, forgone = reader.curtailment_worth(midnight_ms)
+            self._worth = Worth(avoided_loss_usd=avoided, forgone_profit_usd=forgone, until=from_ms(until_ms))
+        return self._worth
 
     def _day(self, reader: Reader, now: datetime) -> SiteHistory:
         if self._history is None or now - self._history[0] >= HISTORY_EVERY:

@@ -7,10 +7,11 @@ import pytest
 from textual.widgets import Static
 
 from agent.database import PRICES
+from agent.ledger import Sums
 from agent.orders import Order, OrderAction, OrderState
-from agent.rows import Event
+from agent.rows import Event, to_ms
 from agent.store import Store
-from drivers.reading import Board, Pool
+from drivers.reading import Board, MachineId, Pool
 from tests.agent.builders import asleep, failure, identity, mac, machine, reading
 from tests.tui.screens import MEDIUM, NARROW, WIDE, opened, poll, shows, text, until
 from tui.bindings import KEYS, SCREENS, keys_of
@@ -271,6 +272,23 @@ async def test_orders_are_shown_with_what_waits_for_a_person_first(database):
         await shows(pilot, "1 marked")
         await pilot.press("home", "enter")
         await shows(pilot, "10.0.0.2", "the last day")
+
+
+async def test_what_curtailment_was_worth_today_is_told_by_the_ledger(database):
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    hour_ms = 3_600_000
+    start_ms = to_ms(midnight)
+    async with opened(database) as pilot:
+        await pilot.press("3")
+        await shows(pilot, "what curtailment is worth today is known when its first hour is booked")
+    with Store(database) as store:
+        for when, worth in ((-hour_ms, 9.0), (0, 1.25)):
+            sums = Sums(start_ms=start_ms + when, end_ms=start_ms + when + hour_ms, avoided_loss_usd=worth,
+                        forgone_profit_usd=worth / 5)  # fmt: skip
+            store.book([(MachineId(mac(1)), sums)], start_ms + when + hour_ms)
+    async with opened(database) as pilot:
+        await pilot.press("3")
+        await shows(pilot, "today until 01:00 UTC: 1.25 USD of losses avoided, 0.25 USD of profit forgone")
 
 
 # -- market -------------------------------------------------------------------------------------------------------

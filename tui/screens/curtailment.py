@@ -199,6 +199,7 @@ def summary(state: SiteState, agent: AgentState) -> list[Text]:
             (f"{failed} failed within a day", "bold red" if failed else "dim"),
         )
     ]
+    lines.append(_worth_today(state))
     ramp = (agent.says or {}).get("ramp")
     if ramp is not None:
         lines.append(Text(_ramp(ramp)))
@@ -206,6 +207,17 @@ def summary(state: SiteState, agent: AgentState) -> list[Text]:
     if not agent.obligations and agent.says is not None:
         lines.append(Text("nothing is owed to the grid", "dim"))
     return lines
+
+
+def _worth_today(state: SiteState) -> Text:
+    worth = state.worth
+    if worth is None:
+        return Text("what curtailment is worth today is known when its first hour is booked", "dim")
+    return Text.assemble(
+        f"today until {worth.until:%H:%M} UTC: ",
+        (f"{worth.avoided_loss_usd:.2f} USD of losses avoided", "green"),
+        f", {worth.forgone_profit_usd:.2f} USD of profit forgone",
+    )
 
 
 def _ramp(ramp: Mapping[str, Any]) -> str:
