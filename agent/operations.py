@@ -142,7 +142,10 @@ class Operations:
 
     async def open_orders(self) -> Sequence[Mapping[str, Any]]:
         """Open orders as plain data."""
-        return [order_as_data(order) for order in self._reconciler.open_orders().values()]
+        return [
+            order_as_data(order) | {"due_by": (due := self._reconciler.due_by(order)) and due.isoformat()}
+            for order in self._reconciler.open_orders().values()
+        ]
 
     async def hold(self, by: str) -> None:
         """Decide and send nothing more until `resume`; orders under way are only confirmed. Outlives a restart."""

@@ -138,6 +138,21 @@ def next_step(
             return WAIT
 
 
+def due_by(order: Order, timings: Timings | None, patience: Patience) -> datetime | None:
+    """Until when an open order has time, as things stand: for its approval, for being sent, for obeying.
+    None where that is over or not known."""
+    match order.state:
+        case OrderState.PROPOSED:
+            return order.created_at + patience.proposal
+        case OrderState.APPROVED:
+            return order.created_at + patience.approval
+        case OrderState.DISPATCHED if timings is not None and order.dispatched_at is not None:
+            within_s = timings.sleep_within_s if order.action is OrderAction.SLEEP else timings.wake_within_s
+            return order.dispatched_at + timedelta(seconds=within_s)
+        case _:
+            return None
+
+
 def _expired_or_wait(order: Order, now: datetime, limit: timedelta) -> Verdict:
     if now - order.created_at > limit:
         return Verdict(step=Step.EXPIRE, detail="not carried out in time")

@@ -21,6 +21,7 @@ from agent.orders import (
     Patience,
     Step,
     Verdict,
+    due_by,
     has_drifted,
     next_step,
 )
@@ -32,6 +33,7 @@ from drivers.driver import (
     DriverError,
     Receipt,
     RestorePoint,
+    Timings,
     Unsupported,
     WrongMachine,
 )
@@ -110,6 +112,7 @@ class Reconciler:
         self.held = False
         """Nothing is sent while it is set; what was sent is confirmed all the same."""
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._timings: dict[MachineId, Timings] = {}
         self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self._turn = asyncio.Lock()
         """Held while a step is stored, so that the orders in memory are never behind the store."""
@@ -141,6 +144,10 @@ class Reconciler:
     def open_orders(self) -> dict[MachineId, Order]:
         """The open order of each machine that has one."""
         return {order.machine_id: order for order in self._orders.values() if order.is_open}
+
+    def due_by(self, order: Order) -> datetime | None:
+        """Until when an open order has time, as far as that is known."""
+        return due_by(order, self._timings.get(order.machine_id), self._patience)
 
     def standing(self) -> dict[MachineId, Order]:
         """The machines that sleep on our order: the only ones that are ours to wake."""
@@ -225,6 +232,7 @@ class Reconciler:
     async def tick(self, site: Mapping[MachineId, Sighting]) -> None:
         """Bring every order one step further. Dispatches run side by side, one a machine."""
         self._forget()
+        self._timings = {machine_id: sighting.driver.timings for machine_id, sighting in site.items()}
         for order in self.standing().values():
             sighting = site.get(order.machine_id)
             if sighting is not None and has_drifted(order, sighting.reading):

@@ -7,7 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -46,6 +46,8 @@ class AgentState:
     says: Mapping[str, Any] | None = None
     silence: str = ""
     obligations: Sequence[Mapping[str, Any]] = ()
+    due_by: Mapping[int, datetime] = field(default_factory=dict)
+    """By number of an open order, until when it has time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +189,15 @@ class Source:
         try:
             says = await call(self._socket, "status", timeout_s=STATUS_TIMEOUT_S)
             owed = await call(self._socket, "obligations", timeout_s=STATUS_TIMEOUT_S)
+            orders = await call(self._socket, "orders", timeout_s=STATUS_TIMEOUT_S)
         except ControlError as error:
             return AgentState(silence=str(error))
-        return AgentState(says=says, obligations=owed["obligations"])
+        due = {each["order_id"]: each.get("due_by") for each in orders["orders"]}
+        return AgentState(
+            says=says,
+            obligations=owed["obligations"],
+            due_by={number: datetime.fromisoformat(text) for number, text in due.items() if text},
+        )
 
     async def tell(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Give the agent a command. Raises `ControlError`."""

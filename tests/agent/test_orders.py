@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.orders import OrderAction, OrderState, Patience, Step, has_drifted, next_step
+from agent.orders import OrderAction, OrderState, Patience, Step, due_by, has_drifted, next_step
 from drivers.driver import Timings
 from drivers.reading import PowerMode, PowerSource, RunState
 from tests.agent.builders import NOW, asleep, order, reading, restore_point
@@ -380,3 +380,13 @@ def test_a_sleep_that_is_seen_too_early_may_be_a_restart():
         at = SENT + timedelta(seconds=seconds)
         verdict = next_step(sent(), seen(RunState.ASLEEP, at=at), now=at, timings=timings, patience=PATIENCE)
         assert verdict.step is wanted
+
+
+def test_an_order_has_time_until_it_expires_or_must_have_been_obeyed():
+    made = order(state=OrderState.PROPOSED)
+    assert due_by(made, None, PATIENCE) == made.created_at + PATIENCE.proposal
+    assert due_by(approved(), None, PATIENCE) == approved().created_at + PATIENCE.approval
+    assert due_by(sent(), TIMINGS, PATIENCE) == SENT + timedelta(seconds=60)
+    assert due_by(wake(), TIMINGS, PATIENCE) == SENT + timedelta(seconds=300)
+    assert due_by(sent(), None, PATIENCE) is None
+    assert [due_by(order(state=state), TIMINGS, PATIENCE) for state in ENDED] == [None] * len(ENDED)

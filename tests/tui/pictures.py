@@ -155,6 +155,7 @@ class Told(Source):
                 "mode": "recommend", "held": False, "storage_problem": None,
                 "ramp": {**ramp, "sleep": {"machines": 2, "kw": 6.5}, "wake": {"machines": 0, "kw": 0.0}},
             },
+            due_by={1: NOW + timedelta(seconds=200), 2: NOW + timedelta(seconds=200)},
             obligations=[
                 {"call_id": "summer-peak", "target_kw": 60.0, "end": "2026-02-01T05:00:00+00:00", "holds": False},
             ],

@@ -147,6 +147,8 @@ async def test_proposals_are_approved_and_rejected(tmp_path):
         await pilot.press("1", "enter", "enter")
         await until(pilot, lambda: sum(map(len, commands(agent).values())) == 1)
         await until(pilot, lambda: "1 proposals" in text(pilot))
+        answer = await pilot.app.source.tell("orders")
+        assert all(each["due_by"] for each in answer["orders"] if each["state"] != "dispatching")
         await pilot.press("a", "X")
         await asked(pilot)
         await pilot.press("1", "enter", "enter")

@@ -109,7 +109,7 @@ class CurtailmentScreen(SiteScreen):
         """All of it."""
         views = {view.machine_id: view for view in state.snapshot.picture.views}
         now = self.site.source.clock()
-        lines = order_lines(state, views, now)
+        lines = order_lines(state, views, now, agent.due_by)
         self._summary.update(Text("\n").join(summary(state, agent)))
         if self._drawn != lines:
             self._drawn = lines
@@ -159,7 +159,7 @@ class CurtailmentScreen(SiteScreen):
 
 
 def order_lines(
-    state: SiteState, views: Mapping[MachineId, MachineView], now: datetime
+    state: SiteState, views: Mapping[MachineId, MachineView], now: datetime, due_by: Mapping[int, datetime]
 ) -> Sequence[OrderLine]:
     """Proposals, then what is under way, then failures."""
     patience = Patience()
@@ -170,16 +170,21 @@ def order_lines(
             _line(each, views, f"{_span(each.created_at + patience.proposal - now)} left")
             for each in proposals
         ),
-        *(
-            _line(each, views, f"for {_span(now - (each.dispatched_at or each.created_at))}")
-            for each in under_way
-        ),
+        *(_line(each, views, _time_of(each, now, due_by.get(each.order_id))) for each in under_way),
         *(_line(each, views, f"{each.settled_at or each.created_at:%H:%M}") for each in state.failures),
     ]
 
 
 def _line(order: Order, views: Mapping[MachineId, MachineView], left: str) -> OrderLine:
     return OrderLine(order=order, view=views.get(order.machine_id), left=left)
+
+
+def _time_of(order: Order, now: datetime, due: datetime | None) -> str:
+    """Since when it is under way, and how long it still has."""
+    since = f"for {_span(now - (order.dispatched_at or order.created_at))}"
+    if due is None:
+        return since
+    return f"{since}, {_span(due - now)} left" if due > now else f"{since}, late"
 
 
 def _span(span: timedelta) -> str:
