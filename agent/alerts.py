@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from agent.orders import OrderState
+from agent.poller import ROUND_DEADLINE
 from agent.view import site_load_kw, totals
 from agent.vitals import Vitals
 from drivers.reading import RunState
@@ -158,6 +159,13 @@ def _of_the_agent(vitals: Vitals, limits: Limits) -> Iterator[Condition]:
     late = sorted(name for name, loop in vitals.loops.items() if loop["late"])
     text = f"no progress in: {', '.join(late)}" if late else "every loop makes progress"
     yield _condition("stuck", Severity.CRITICAL, bool(late), text, len(late))
+    if vitals.interval_s is not None:
+        took_s, unreached = vitals.round.took_s, vitals.failures()[ROUND_DEADLINE]
+        text = (
+            f"a round over {vitals.round.machines} machines takes {took_s:.0f} s and has {vitals.interval_s:.0f}, "
+            f"{unreached} were not reached: more poll.workers or a longer poll.interval_s"
+        )
+        yield _over("overloaded", Severity.WARNING, took_s / vitals.interval_s, 1.0, text)
     free = vitals.disk.free_share
     if limits.disk_free_share is not None and free is not None:
         yield Condition(

@@ -34,7 +34,8 @@ class RoundResult:
 
 class Poller:
     """Reads machines in rounds. `deadline_s` bounds a whole round: what was not reached by then is a failure of the
-    kind `round_deadline`, and the next round begins on time."""
+    kind `round_deadline`, comes before others in the next round, and is not asked less often for it: the fault is not the
+    machine's. However long a round would take, there are never more than `workers` reads under way."""
 
     def __init__(
         self,
@@ -50,6 +51,8 @@ class Poller:
         self._random = random.Random(seed)
         self._round = 0
         self._due: dict[MachineId, int] = {}
+        self._reached: dict[MachineId, int] = {}
+        """The last round that had time for each machine."""
         self._forgotten: set[MachineId] = set()
 
     async def poll(self, fleet: Iterable[tuple[Machine, Driver]]) -> RoundResult:
@@ -60,6 +63,7 @@ class Poller:
         machines = list(fleet)
         due = [(machine, driver) for machine, driver in machines if self._is_due(machine)]
         self._random.shuffle(due)
+        due.sort(key=lambda each: self._reached.get(each[0].machine_id, 0))
         queue = deque(due)
         outcomes: dict[MachineId, Reading | Failure] = {}
         try:
@@ -67,13 +71,20 @@ class Poller:
                 for _ in range(min(self._workers, len(queue))):
                     group.create_task(self._work(queue, outcomes))
         except TimeoutError:
-            for machine, _ in due:
+            log.debug("event=round_deadline unreached=%d", len(due) - len(outcomes))
+        reached = set(outcomes)
+        for machine, _ in due:
+            if machine.machine_id not in reached:
                 late = Failure(
                     at=began_at, kind=ROUND_DEADLINE, detail="not read before the round's deadline"
                 )
-                outcomes.setdefault(machine.machine_id, late)
-        for machine, _ in due:
+                outcomes[machine.machine_id] = late
             self._schedule(machine, outcomes[machine.machine_id])
+        last = self._reached
+        self._reached = {
+            each.machine_id: self._round if each.machine_id in reached else last.get(each.machine_id, 0)
+            for each, _ in machines
+        }
         return RoundResult(
             began_at=began_at,
             took_s=monotonic() - began,
@@ -109,7 +120,8 @@ class Poller:
 
     def _schedule(self, machine: Machine, outcome: Reading | Failure) -> None:
         """After the n-th failure in a row a machine rests 2^(n-1) - 1 rounds, at most 15."""
-        if isinstance(outcome, Reading) or machine.machine_id in self._forgotten:
+        blameless = isinstance(outcome, Reading) or outcome.kind == ROUND_DEADLINE
+        if blameless or machine.machine_id in self._forgotten:
             self._due.pop(machine.machine_id, None)
             return
         failures = machine.failures_in_row + 1

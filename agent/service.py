@@ -123,6 +123,7 @@ class Agent:
         textfile = config.metrics.textfile
         self._metrics_file = None if textfile is None else MetricsFile(Path(textfile))
         self.skipped_rounds = 0
+        self._overloaded = False
 
     async def __aenter__(self) -> Self:
         self._store = await self._in_writer(Store, self._database, membership.journal(self.config))
@@ -324,6 +325,7 @@ class Agent:
             obligation_kw=None if obligation is None else obligation.target_kw,
             round=last,
             rounds=self._rounds,
+            interval_s=self.config.poll.interval_s,
             loops=self.pulse.as_data(),
             sources=self.feeds.statuses(),
             storage_problem=self.storage_problem,
@@ -409,10 +411,20 @@ class Agent:
             if show is not None:
                 show(picture)
             wait_s, skipped = pause_s(self.config.poll.interval_s, monotonic() - began, random.uniform(-1, 1))
-            if skipped:
-                self.skipped_rounds += skipped
-                log.warning("event=rounds_skipped count=%d total=%d", skipped, self.skipped_rounds)
+            self._count_skipped(skipped)
             await asyncio.sleep(wait_s)
+
+    def _count_skipped(self, skipped: int) -> None:
+        """Count, and say once that rounds no longer fit, and once that they do again."""
+        self.skipped_rounds += skipped
+        if skipped and not self._overloaded:
+            log.warning(
+                "event=rounds_skipped count=%d total=%d interval_s=%g workers=%d",
+                skipped, self.skipped_rounds, self.config.poll.interval_s, self.config.poll.workers,
+            )  # fmt: skip
+        elif self._overloaded and not skipped:
+            log.info("event=rounds_fit_again skipped=%d", self.skipped_rounds)
+        self._overloaded = bool(skipped)
 
     async def book_forever(self) -> None:
         """Book the ledger, hour by hour, until cancelled."""

@@ -33,7 +33,7 @@ class Disk:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vitals:
     """`rounds` counts rounds since the start, `given_up` are machines that did not do what they were told lately,
-    `obligation_kw` is what the grid is owed now, `loops` is `Pulse.as_data()`."""
+    `obligation_kw` is what the grid is owed now, `loops` is `Pulse.as_data()`, `interval_s` the time for one round."""
 
     picture: Picture
     mode: Mode
@@ -44,6 +44,7 @@ class Vitals:
     obligation_kw: float | None = None
     round: RoundRow
     rounds: int = 1
+    interval_s: float | None = None
     loops: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sources: Sequence[SourceStatus] = ()
     storage_problem: str | None = None

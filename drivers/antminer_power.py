@@ -56,7 +56,7 @@ class ReportedPower:
         return await self._search(hashing=hashing) if self._probe.now() else None
 
     async def _search(self, *, hashing: bool) -> float | None:
-        self._probe.again_in(
+        self._probe.again_within(
             self._options.power_probe_interval_s if hashing else self._options.slow_interval_s
         )
         for route in (PowerRoute.NEW_API, PowerRoute.PORT):

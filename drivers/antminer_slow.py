@@ -91,7 +91,7 @@ class SlowFacts:
             if not hashing or self.mode.told_to_sleep:
                 await self._read_mode()
             return
-        self._due.again_in(self._options.slow_interval_s)
+        self._due.again_within(self._options.slow_interval_s)
         await self._read_pools()
         if await self._read_mode():
             await self._read_who()

@@ -175,7 +175,7 @@ class ReadOptions:
     """How machines are read and commanded. Times in seconds of the wall clock.
 
     `deadline_s` bounds a whole reading, `connect_s` and `call_s` one connection and one request within it.
-    Configuration, pools, MAC and firmware are read every `slow_interval_s`; after a refused login the web
+    Configuration, pools, MAC and firmware are read at least every `slow_interval_s`; after a refused login the web
     interface is left alone for `denied_retry_s`, because machines lock out. The answer to a command is awaited
     for `write_s`: stock Antminers take 21 s. Without `host_keys` nothing is done over SSH.
     """

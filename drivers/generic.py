@@ -113,7 +113,7 @@ class Generic(Commanded):
                 said = await _get_data(self._miner, _FAST, heard)
                 hashrate_ths = self._hashrate_ths(said, heard)
                 if self._slow_due.now():
-                    self._slow_due.again_in(self._options.slow_interval_s)
+                    self._slow_due.again_within(self._options.slow_interval_s)
                     await self._read_slow()
                 stopped = await self._told_to_sleep(said, hashrate_ths)
         return self._reading(said, hashrate_ths, stopped, began_at)

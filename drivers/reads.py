@@ -1,6 +1,7 @@
 """What the drivers of all families share: the deadline, the slow schedule, the run state, the identity check."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,11 @@ class Due:
     def again_in(self, seconds: float) -> None:
         """Not before then."""
         self._at = time.monotonic() + seconds
+
+    def again_within(self, seconds: float) -> None:
+        """At some moment of the second half of that time: what a whole site did in one round after the start is not to
+        fall into one round again."""
+        self.again_in(seconds * random.uniform(0.5, 1.0))
 
 
 def check_identity(address: Address, known: Identity, *, mac: str | None, serial: str | None) -> None:

@@ -80,7 +80,7 @@ class _Whatsminer(Commanded):
             live = await self._read_live()
             check_identity(self._address, self._identity, mac=live.mac, serial=live.serial)
             if self._slow_due.now():
-                self._slow_due.again_in(self._options.slow_interval_s)
+                self._slow_due.again_within(self._options.slow_interval_s)
                 self._slow = await self._read_slow()
         return self._reading(live, began_at)
 

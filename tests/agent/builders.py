@@ -128,10 +128,10 @@ def picture(fleet: Fleet, in_market: Market | None = None, terms: Terms | None =
     return view_fleet(fleet, in_market or market(), terms or Terms(), max_age=MAX_AGE)
 
 
-def round_row(began_at: datetime = NOW, machines: int = 1) -> RoundRow:
+def round_row(began_at: datetime = NOW, machines: int = 1, took_s: float = 1.5) -> RoundRow:
     return RoundRow(
         began_at=began_at,
-        took_s=1.5,
+        took_s=took_s,
         machines=machines,
         answered=machines,
         failed=0,

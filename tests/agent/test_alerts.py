@@ -92,6 +92,8 @@ def hot(temp_c):
         (vitals(given_up=frozenset({mac(1)})), {"disobedient"}),
         (vitals(disk=Disk(free_bytes=5, total_bytes=100)), {"disk"}),
         (vitals(disk=Disk()), set()),
+        (vitals(round=round_row(took_s=31.0), interval_s=30.0), {"overloaded"}),
+        (vitals(round=round_row(took_s=29.0), interval_s=30.0), set()),
         (vitals(storage_problem="disk full"), {"storage"}),
         (vitals(loops={"poll": {"late": True}, "scan": {"late": False}}), {"stuck"}),
         (vitals(obligation_kw=1.0), {"obligation_missed"}),

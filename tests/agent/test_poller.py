@@ -104,6 +104,30 @@ async def test_a_round_ends_at_its_deadline_and_leaves_nothing_behind():
     assert asyncio.all_tasks() == before
 
 
+async def test_when_rounds_do_not_fit_nobody_starves_and_nothing_piles_up():
+    """Each round has time for about eight of thirty machines: all are read within six, none is asked less often for it,
+    and there are never more tasks than workers."""
+    alone, most = len(asyncio.all_tasks()), 0
+
+    async def slow():
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()) - alone)
+        await asyncio.sleep(0.025)
+        return reading()
+
+    drivers = [FakeDriver(slow) for _ in range(30)]
+    machines, asked = fleet(*drivers), poller(workers=2, deadline_s=0.12)
+    read = set()
+    for _ in range(6):
+        result = await asked.poll(machines)
+        for machine, _ in machines:
+            machine.apply(result.outcomes[machine.machine_id])  # everybody was due
+        read |= {each for each, outcome in result.outcomes.items() if not isinstance(outcome, Failure)}
+    assert len(read) == 30
+    assert most == 2
+    assert max(driver.reads for driver in drivers) <= 3
+
+
 async def test_a_machine_that_was_read_before_the_deadline_keeps_its_reading():
     machines = fleet(FakeDriver(), FakeDriver(asyncio.Event().wait))
     result = await poller(deadline_s=0.05).poll(machines)

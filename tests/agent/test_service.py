@@ -267,7 +267,16 @@ async def test_polling_shows_every_picture_and_counts_the_rounds_it_was_late_for
             await polling
         assert agent.skipped_rounds == 1
     assert len(shown) == 1
-    assert lines("event=rounds_skipped") == ["event=rounds_skipped count=1 total=1"]
+    assert lines("event=rounds_skipped") == ["event=rounds_skipped count=1 total=1 interval_s=1 workers=64"]
+
+
+async def test_that_rounds_do_not_fit_is_said_once_and_that_they_do_again_once(database, lines):
+    async with site(database, FakeDriver(reading())) as agent:
+        for skipped in (0, 2, 1, 0, 0, 1):
+            agent._count_skipped(skipped)
+        assert agent.skipped_rounds == 4
+    told = [line.split()[0] for line in lines("event=rounds_")]
+    assert told == ["event=rounds_skipped", "event=rounds_fit_again", "event=rounds_skipped"]
 
 
 async def test_a_scan_of_addresses_where_nobody_listens_finds_nothing_and_removes_nothing(database):
