@@ -34,8 +34,8 @@ class RoundResult:
 
 class Poller:
     """Reads machines in rounds. `deadline_s` bounds a whole round: what was not reached by then is a failure of the
-    kind `round_deadline`, comes before others in the next round, and is not asked less often for it: the fault is not the
-    machine's. However long a round would take, there are never more than `workers` reads under way."""
+    kind `round_deadline`, comes before others in the next round, and is not asked less often for it: it is not the
+    machine's fault. However long a round would take, there are never more than `workers` reads under way."""
 
     def __init__(
         self,

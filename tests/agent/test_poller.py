@@ -120,8 +120,8 @@ async def test_when_rounds_do_not_fit_nobody_starves_and_nothing_piles_up():
     read = set()
     for _ in range(6):
         result = await asked.poll(machines)
-        for machine, _ in machines:
-            machine.apply(result.outcomes[machine.machine_id])  # everybody was due
+        for each, _ in machines:
+            each.apply(result.outcomes[each.machine_id])  # everybody was due
         read |= {each for each, outcome in result.outcomes.items() if not isinstance(outcome, Failure)}
     assert len(read) == 30
     assert most == 2
