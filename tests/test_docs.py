@@ -99,5 +99,5 @@ def test_every_alert_is_documented():
     names = set(re.findall(r'(?:_condition|_over)\(\s*f?"(\w+)', source)) | set(
         re.findall(r'name="(\w+)"', source)
     )
-    assert len(names) == 10
+    assert len(names) == 11
     assert all(f"| `{name}" in REFERENCE for name in names)
