@@ -47,16 +47,21 @@ def _write(db: Database, hours: Sequence[tuple[MachineId, Sums]], *, on_conflict
     db.conn.executemany(
         f"insert into ledger ({', '.join(COLUMNS)}) values ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
         f"on conflict (machine_id, hour_ms) do {on_conflict}",
-        [
-            (
-                machine_id,
-                sums.start_ms,
-                *(getattr(sums, name) for name in ADDITIVE),
-                sums.power_source and sums.power_source.value,
-            )
-            for machine_id, sums in hours
-        ],
+        rows(hours),
     )
+
+
+def rows(hours: Sequence[tuple[MachineId, Sums]]) -> list[BookedHour]:
+    """Hours as rows of the ledger."""
+    return [
+        (
+            machine_id,
+            sums.start_ms,
+            *(getattr(sums, name) for name in ADDITIVE),
+            sums.power_source and sums.power_source.value,
+        )
+        for machine_id, sums in hours
+    ]
 
 
 def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:

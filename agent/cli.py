@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FAILED, PARTLY = 1, 3
 MINING_YEARS = range(2009, 2141)
 DEFAULT_BACKUPS = Path("/var/lib/hashcost/backups")
+DEFAULT_FLEET = Path("/var/lib/hashcost-fleet")
 DEFAULT_EXPORTS = Path("/var/lib/hashcost/exports")
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
@@ -325,10 +326,15 @@ def ssh(listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, data
 @_database_option
 @_json_option
 def status(database: Path, as_json: bool) -> None:
-    """Show the latest picture that the agent has stored, worst margin first."""
+    """Show the latest picture that the agent has stored, worst margin first; of a fleet's directory, its sites."""
+    from agent.federation.fleet_database import is_fleet
+    from agent.federation.overview import print_fleet
     from agent.status import print_status
 
-    print_status(database, as_json=as_json)
+    if is_fleet(database):
+        print_fleet(database, as_json=as_json)
+    else:
+        print_status(database, as_json=as_json)
 
 
 @cli.command()
@@ -499,8 +505,11 @@ def profitability(
     """Energy, revenue, cost and margin per machine and period."""
     del file_format  # there is one so far; click refuses any other
     from agent.export import Period, export_profitability
+    from agent.federation.books import export_fleet
+    from agent.federation.fleet_database import is_fleet
 
-    text = export_profitability(database, start, end, Period(by), output, zone=zone)
+    export = export_fleet if is_fleet(database) else export_profitability
+    text = export(database, start, end, Period(by), output, zone=zone)
     if output is None:
         click.echo(text, nl=False)
 
@@ -835,6 +844,32 @@ def install_service(what: str, root: Path) -> None:
     click.echo("\n".join(lines))
     if any(": FAILED" in line for line in lines):
         sys.exit(PARTLY)
+
+
+@cli.group()
+def fleet() -> None:
+    """Many sites over NATS JetStream."""
+
+
+@fleet.command("run")
+@_config_option
+@click.option(
+    "--fleet", "directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_FLEET,
+    envvar="HASHCOST_FLEET", show_default=True, help="Directory of the fleet's databases, one for each site.",
+)  # fmt: skip
+def fleet_run(config_path: Path | None, directory: Path) -> None:
+    """Keep the fleet's databases from what the sites tell, until SIGTERM or Ctrl-C. `status` and `export` read them."""
+    from agent.daemon import setup_logging
+
+    config = _load(config_path)
+    setup_logging()
+    if not config.fleet.servers:
+        raise UsageError(
+            f"{config_path or DEFAULT_CONFIG}: fleet.servers: none; nothing to read a fleet from"
+        )
+    from agent.federation.service import run_fleet
+
+    run_fleet(config, directory)
 
 
 def _tell(socket: Path, command: str, as_json: bool, **arguments: Any) -> None:

@@ -6,6 +6,7 @@
     |   |-- store.StoreError         a database that is missing, foreign, newer or unreadable
     |   |   `-- store.UnusableStoreError        one that is damaged or cannot be opened: the agent only observes
     |   |-- limits.LimitError            a host that allows too few sockets
+    |   |-- fleet_database.FleetError   a directory of a fleet (agent.federation)
     |   |-- obligations.ScheduleError  a schedule of calls of the grid
     |   |-- backup.BackupError       a copy of the database, or its place
     |   |-- installation.InstallationError   a service that could not run

@@ -30,6 +30,9 @@ class Journal(Protocol):
     def events(self, rows: Sequence[Row]) -> None:
         """Rows of `events`, without their ids."""
 
+    def ledger(self, rows: Sequence[Row]) -> None:
+        """Rows of `ledger`."""
+
     def written(self) -> None:
         """The transaction that it was told of last has been committed."""
 
@@ -53,6 +56,9 @@ class NoJournal:
         """Nothing."""
 
     def events(self, rows: Sequence[Row]) -> None:
+        """Nothing."""
+
+    def ledger(self, rows: Sequence[Row]) -> None:
         """Nothing."""
 
     def written(self) -> None:

@@ -125,7 +125,7 @@ class Store:
             machine_row(machine, book.of(machine.machine_id, machine.group).terms) for machine in machines
         ]
         with self._db.atomic():
-            self._db.conn.executemany(_upsert("machines", MACHINE_COLUMNS, "machine_id"), rows)
+            self._db.conn.executemany(upsert("machines", MACHINE_COLUMNS, "machine_id"), rows)
             self._db.conn.executemany(
                 "update machines set retired_ms = null, retired_change = null where machine_id = ?",
                 [row[:1] for row in rows],
@@ -180,7 +180,7 @@ class Store:
             self._db.conn.executemany(
                 "delete from baselines where machine_id = ?", [(machine.machine_id,) for machine in machines]
             )
-            self._db.conn.executemany(_upsert("baselines", BASELINE_COLUMNS, "machine_id, power_mode"), rows)
+            self._db.conn.executemany(upsert("baselines", BASELINE_COLUMNS, "machine_id, power_mode"), rows)
 
     def save_round(
         self,
@@ -220,7 +220,7 @@ class Store:
             )
             shown = [view for view in picture.views if view.machine_id in fleet]
             latest = [latest_row(view, change) for view in shown]
-            self._db.conn.executemany(_upsert("latest", LATEST_COLUMNS, "machine_id"), latest)
+            self._db.conn.executemany(upsert("latest", LATEST_COLUMNS, "machine_id"), latest)
             self._db.conn.executemany(
                 "insert or replace into details (machine_id, as_of_ms, detail) values (?, ?, ?)",
                 [detail_row(machine_id, reading) for machine_id, reading in details],
@@ -256,6 +256,7 @@ class Store:
         """Book an hour of the ledger, and that all before `until_ms` is booked, in one transaction."""
         with self._db.atomic():
             books.book(self._db, hours, until_ms)
+            self._journal.ledger(books.rows(hours))
 
     def settle(self, prices: Sequence[Settled], source: str, at: datetime) -> None:
         """Keep power prices as they were found out."""
@@ -266,6 +267,7 @@ class Store:
         """Replace booked hours, and leave a trace of why, in one transaction."""
         with self._db.atomic():
             books.rebook(self._db, hours)
+            self._journal.ledger(books.rows(hours))
             self._insert_events([_event_row(event)])
 
     def prune_readings(self, before_ms: int, most: int) -> int:
@@ -365,7 +367,7 @@ class Store:
             return
         with self._changing() as change:
             self._db.conn.executemany(
-                _upsert("decisions", (*DECISION_COLUMNS, "change"), "machine_id"),
+                upsert("decisions", (*DECISION_COLUMNS, "change"), "machine_id"),
                 [(*row, change) for row in rows],
             )
             self._journal.decisions(rows)
@@ -399,7 +401,8 @@ def _event_row(event: Event) -> tuple[object, ...]:
     return to_ms(event.at), event.kind, event.machine_id, event.detail
 
 
-def _upsert(table: str, columns: Sequence[str], key: str) -> str:
+def upsert(table: str, columns: Sequence[str], key: str) -> str:
+    """SQL that writes a row, or brings the one with the same key up to date."""
     keys = {name.strip() for name in key.split(",")}
     kept = {"first_seen_ms"}
     latest = {"last_seen_ms": "max(coalesce(last_seen_ms, 0), excluded.last_seen_ms)"}

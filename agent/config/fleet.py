@@ -40,6 +40,15 @@ class FleetSection(Section):
         le=0.5,
         description="By which fraction watts, hashrate or money move before it is told.",
     )
+    stream_replicas: int = Field(
+        default=1, ge=1, le=5, description="Of fleet run: on how many servers a stream that it makes is kept."
+    )
+    stream_mb: int = Field(
+        default=10_240, ge=10, le=10_000_000, description="Of fleet run: most MB in a stream that it makes."
+    )
+    stream_days: float = Field(
+        default=30.0, ge=2, le=3660, description="Of fleet run: days that a stream that it makes keeps."
+    )
 
     @model_validator(mode="after")
     def _usable(self) -> Self:

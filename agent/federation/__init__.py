@@ -1,2 +1,1 @@
-"""Many sites, one fleet: what a site tells over NATS JetStream, and what is made of it elsewhere. An extra: nothing in
-here is imported unless `[fleet]` is configured."""
+"""Many sites, one fleet: what a site tells over NATS JetStream, and what is made of it elsewhere."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from agent import books
 from agent.decisions import DECISION_COLUMNS
 from agent.order_rows import ORDER_COLUMNS
 from agent.rows import LATEST_COLUMNS, MACHINE_COLUMNS, ROUND_COLUMNS
@@ -49,13 +50,15 @@ class Kind(StrEnum):
     ORDERS = "orders"
     """Every state that an order goes through."""
     EVENTS = "events"
+    LEDGER = "ledger"
+    """What each machine did in an hour, in sums."""
     GAPS = "gaps"
     """What was left out because the site had no more room to keep it."""
 
 
 QUOTE_COLUMNS = (
     "difficulty", "height", "fees_btc", "btc_usd", "hashprice_usd_per_ph_day", "hashprice_source",
-    "price_usd_per_kwh", "price_source", "fee", "reject", "overhead",
+    "price_usd_per_kwh", "price_source", "fee", "reject", "overhead", "credit_usd_per_kwh",
 )  # fmt: skip
 """Of `agent.rows.quote_values`."""
 _APPRAISED = tuple(name for name in LATEST_COLUMNS if name != "change")
@@ -68,6 +71,7 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     Kind.DECISIONS: DECISION_COLUMNS,
     Kind.ORDERS: ("order_id", *ORDER_COLUMNS),
     Kind.EVENTS: ("at_ms", "kind", "machine_id", "detail"),
+    Kind.LEDGER: books.COLUMNS,
     Kind.GAPS: ("kind", "messages", "from_ms", "until_ms"),
 }
 """The columns of each kind in this version; a message with others is refused."""

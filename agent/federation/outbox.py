@@ -1,7 +1,7 @@
 """What a site still has to tell the fleet: written in the transactions that it tells of, kept until it has been taken.
 
 The outbox is bounded. When it is full, appraisals, rounds and prices that wait go, since the next round tells of every
-machine anew; if that does not make room, the oldest messages go. What went is counted, and told as a gap.
+machine anew; if that does not make room, the oldest messages go, the ledger last. What went is counted and told.
 """
 
 import logging
@@ -85,6 +85,10 @@ class Outbox:
         """Tell of things that happened."""
         self._put(Kind.EVENTS, rows)
 
+    def ledger(self, rows: Sequence[Row]) -> None:
+        """Tell what machines did in an hour."""
+        self._put(Kind.LEDGER, rows)
+
     def written(self) -> None:
         """What was told last has been committed: what follows is compared with it."""
         self._machines |= self._new_machines
@@ -107,6 +111,10 @@ class Outbox:
         rows = self._rows(Kind.MACHINES, "machines where retired_ms is null")
         self._put(Kind.MACHINES, rows)
         self._new_machines = {str(row[0]): _but_when_seen(row) for row in rows}
+        gone = self._connection.execute(
+            "select machine_id, retired_ms from machines where retired_ms is not null"
+        )
+        self._put(Kind.GONE, [tuple(row) for row in gone])
         self._put(Kind.DECISIONS, self._rows(Kind.DECISIONS, "decisions"))
         standing = (
             "orders where state in ('proposed', 'approved', 'dispatching', 'dispatched') "
@@ -136,7 +144,7 @@ class Outbox:
         ).fetchall():
             gaps[kind] += self._delete(outbox_id)
         while self._size() > ROOM_MADE * self._limit_bytes:
-            oldest = "select kind, outbox_id from outbox order by outbox_id limit 100"
+            oldest = "select kind, outbox_id from outbox order by kind = 'ledger', outbox_id limit 100"
             for kind, outbox_id in self._connection.execute(oldest).fetchall():
                 gaps[kind] += self._delete(outbox_id)
         log.warning("event=outbox_full left_out=%d", gaps.total())

@@ -1,0 +1,57 @@
+"""The fleet's ledger: profitability of every machine of every site, from the hours that the sites booked."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+
+from agent.export import (
+    COLUMNS,
+    Cell,
+    ExportError,
+    Period,
+    export_range,
+    profitability,
+    to_csv,
+    write_atomically,
+)
+from agent.federation.fleet_database import site_databases
+from agent.reader import Reader
+
+FLEET_COLUMNS = ("site", *COLUMNS)
+
+
+def export_fleet(
+    directory: Path,
+    start: datetime | None,
+    end: datetime | None,
+    by: Period,
+    output: Path | None,
+    *,
+    zone: tzinfo = UTC,
+) -> str:
+    """The profitability CSV of a whole fleet over [start, end), with a column of sites, also written to `output`.
+
+    `start` defaults to the first that is known of any site, `end` to now. Of hours that a site has not booked, only its
+    machines' last readings are known here. Raises `ExportError` and `StoreError`.
+    """
+    databases = dict(site_databases(directory))
+    end = end or datetime.now(UTC)
+    first = [known for database in databases.values() if (known := _first_known(database)) is not None]
+    if start is None and not first:
+        raise ExportError(f"{directory}: no site has told of any machine yet")
+    rows: list[Mapping[str, Cell]] = []
+    for site, database in databases.items():
+        with Reader(database) as reader:
+            if reader.first_known_at() is None:
+                continue
+            since, until = export_range(reader, database, start or min(first), end, by)
+            rows += [{"site": site, **row} for row in profitability(reader, since, until, by, zone)]
+    text = to_csv(rows, FLEET_COLUMNS)
+    if output is not None:
+        write_atomically(output, text)
+    return text
+
+
+def _first_known(database: Path) -> datetime | None:
+    with Reader(database) as reader:
+        return reader.first_known_at()

@@ -1,0 +1,240 @@
+"""From sites to the fleet over real servers: whatever fails on the way, the copies end up as the sites are."""
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import nats
+import pytest
+
+from agent.config import parse
+from agent.federation.collector import Collector, stream_of
+from agent.federation.connection import Servers
+from agent.federation.fleet_database import FleetDatabase, read_state
+from agent.federation.outlet import waiting
+from agent.federation.uplink import Uplink
+from agent.reader import Reader
+from agent.rows import Event
+from agent.store import StoreError
+from tests.agent.builders import NOW, at, eventually, machine, market, reading, save
+from tests.agent.nats_cluster import Cluster, server_program
+from tests.agent.processes import CLI, child_environment
+from tests.agent.test_fleet import Site, busy_day, everything
+
+pytestmark = [
+    pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(params=[3, 1], ids=["cluster", "single"])
+def cluster(request, tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def sites(tmp_path):
+    made = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+    yield made
+    for each in made:
+        each.stop()
+
+
+@asynccontextmanager
+async def running(*loops):
+    tasks = [asyncio.create_task(loop()) for loop in loops]
+    try:
+        yield
+        assert not [task for task in tasks if task.done()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def uplink(cluster, site):
+    async def take(epoch, sequence):
+        site.store.take_out(epoch, sequence)
+
+    servers = Servers(addresses=cluster.urls, name=site.name)
+    return Uplink(servers, site.path, take, org="acme", site=site.name).run
+
+
+def is_same(copy, site):
+    with suppress(StoreError):  # not there, or not finished
+        return everything(copy) == everything(site.path)
+    return False
+
+
+class Fleet:
+    """The collector with its database."""
+
+    def __init__(self, cluster, directory):
+        self.directory = directory
+        replicas = len(cluster.nodes)
+        stream = stream_of("acme", replicas=replicas, megabytes=100, days=30)
+        self.database = FleetDatabase(directory)
+        self.run = Collector(Servers(addresses=cluster.urls, name="fleet"), stream, self.database).run
+
+    def has(self, *sites):
+        return all(self._has(site) for site in sites)
+
+    def _has(self, site):
+        return not waiting(site.path, 1) and is_same(self.directory / f"{site.name}.db", site)
+
+
+@asynccontextmanager
+async def collecting(cluster, directory):
+    fleet = Fleet(cluster, directory)
+    try:
+        async with running(fleet.run):
+            yield fleet
+    finally:
+        fleet.database.close()
+
+
+async def test_what_sites_tell_is_what_the_fleet_shows(cluster, sites, tmp_path):
+    for number, each in enumerate(sites):
+        busy_day(each, seed=number)
+    async with (
+        collecting(cluster, tmp_path / "fleet") as fleet,
+        running(*(uplink(cluster, each) for each in sites)),
+    ):
+        await eventually(lambda: fleet.has(*sites), 60.0)
+        for each in sites:
+            each.store.save_events([Event(at=NOW, kind="noted", detail="later")])
+        await eventually(lambda: fleet.has(*sites), 30.0)
+    assert read_state(tmp_path / "fleet").refused == {}
+
+
+async def test_the_service_goes_on_where_it_was_and_can_begin_anew(cluster, sites, tmp_path):
+    async with running(*(uplink(cluster, each) for each in sites)):
+        async with collecting(cluster, tmp_path / "fleet") as fleet:
+            busy_day(sites[0], rounds=4)
+            await eventually(lambda: fleet.has(sites[0]), 60.0)
+        busy_day(sites[1], rounds=4)
+        async with collecting(cluster, tmp_path / "fleet") as fleet:
+            await eventually(lambda: fleet.has(*sites), 60.0)
+            taken = fleet.database.state.taken
+        shutil.rmtree(tmp_path / "fleet")
+        async with collecting(cluster, tmp_path / "fleet") as fleet:
+            await eventually(lambda: fleet.has(*sites), 60.0)
+            assert fleet.database.state.taken == taken
+
+
+async def test_nodes_may_go_one_after_the_other(tmp_path, sites):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats") as cluster:
+        async with (
+            collecting(cluster, tmp_path / "fleet") as fleet,
+            running(*(uplink(cluster, each) for each in sites)),
+        ):
+            busy_day(sites[0], rounds=2)
+            await eventually(lambda: fleet.has(sites[0]), 60.0)
+            for node in cluster.nodes:
+                cluster.kill(node)
+                busy_day(sites[1], seed=node, rounds=3)
+                await asyncio.sleep(3.0)
+                cluster.start(node)
+                cluster.wait_for(node)
+                await eventually(lambda: fleet.has(*sites), 90.0)
+    state = read_state(tmp_path / "fleet")
+    assert (state.refused, state.holes) == ({}, 0)
+
+
+async def test_an_hour_without_the_servers_is_made_up_for(tmp_path, sites):
+    """Time compressed: 120 rounds, as of an hour, while the only server is down."""
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+        site = sites[0]
+        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, site)):
+            busy_day(site, rounds=2)
+            await eventually(lambda: fleet.has(site), 60.0)
+            cluster.kill(0)
+            fleet_of_three = [machine(number, reading()) for number in range(1, 4)]
+            for turn in range(120):
+                now = NOW + timedelta(hours=1, seconds=30 * turn)
+                save(site.store, *at(now, fleet_of_three), market=market(0.05 + turn * 1e-3, at=now))
+                site.store.save_events([Event(at=now, kind="noted", detail=str(turn))])
+            await asyncio.sleep(2.0)
+            assert len(waiting(site.path, 1000)) >= 240
+            cluster.start(0)
+            cluster.wait_for(0)
+            await eventually(lambda: fleet.has(site), 90.0)
+    with Reader(tmp_path / "fleet" / "denver.db") as reader:
+        told = [event.detail for event in reader.events(limit=1000) if event.kind == "noted"]
+    assert told[:120] == [str(turn) for turn in reversed(range(120))]
+
+
+async def test_a_slow_service_is_waited_for_and_gets_everything(tmp_path, sites, monkeypatch):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+        take = FleetDatabase.take
+
+        def slowly(self, messages):
+            if messages:
+                time.sleep(0.5)
+            take(self, messages)
+
+        monkeypatch.setattr(FleetDatabase, "take", slowly)
+        monkeypatch.setattr("agent.federation.collector.BATCH", 20)
+        busy_day(sites[0], rounds=30)
+        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, sites[0])):
+            await eventually(lambda: fleet.has(sites[0]), 120.0)
+
+
+async def test_noise_and_forgeries_on_the_subjects_change_nothing(tmp_path, sites):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, sites[0])):
+            busy_day(sites[0], rounds=2)
+            await eventually(lambda: fleet.has(sites[0]), 60.0)
+            client = await nats.connect(list(cluster.urls))
+            stream = client.jetstream()
+            for number in range(50):
+                await stream.publish(f"hashcost.acme.denver.{number}", b"x" * number)
+                await stream.publish("hashcost.acme.tulsa.rounds", b"y", headers={"Hashcost-Epoch": "z"})
+            await client.close()
+            await eventually(lambda: sum(fleet.database.state.refused.values()) == 100, 30.0)
+            sites[0].store.save_events([Event(at=NOW, kind="noted", detail="after")])
+            await eventually(lambda: fleet.has(sites[0]), 30.0)
+    assert not (tmp_path / "fleet" / "tulsa.db").exists()
+
+
+async def test_the_command_runs_until_it_is_told_to_stop(tmp_path, sites):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+        config = tmp_path / "fleet.toml"
+        config.write_text(f'[fleet]\nservers = ["{cluster.urls[0]}"]\norg = "acme"\nstream_mb = 100\n')
+        assert parse(config.read_text(), source="x").fleet.site is None
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CLI,
+                "fleet",
+                "run",
+                "--config",
+                str(config),
+                "--fleet",
+                str(tmp_path / "fleet"),
+            ],
+            env=child_environment(),
+            stderr=subprocess.PIPE,
+        )
+        try:
+            busy_day(sites[0], rounds=2)
+            async with running(uplink(cluster, sites[0])):
+                await eventually(lambda: is_same(tmp_path / "fleet" / "denver.db", sites[0]), 60.0)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, said = await asyncio.to_thread(process.communicate, timeout=20)
+    assert process.returncode == 0, said.decode()
+    assert b"event=stopped" in said

@@ -1,0 +1,438 @@
+"""A fleet's copies of sites: the same as the sites, whatever order, number and company their messages come in."""
+
+import json
+import random
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from agent.bookkeeping import Bookkeeper
+from agent.books import total
+from agent.export import COLUMNS as CSV_COLUMNS
+from agent.export import ExportError, Period, export_profitability
+from agent.federation import fleet_database
+from agent.federation.books import export_fleet
+from agent.federation.fleet_database import Arrived, FleetDatabase, is_fleet, read_state
+from agent.federation.messages import COLUMNS, Kind, Message, Place, encode, subject
+from agent.federation.outbox import Outbox
+from agent.federation.outlet import waiting
+from agent.federation.overview import draw_fleet, fleet_as_data, site_views
+from agent.federation.sequence import InOrder
+from agent.orders import OrderState
+from agent.policy import Reason
+from agent.reader import Reader
+from agent.rows import Event, to_ms
+from agent.store import Store
+from drivers.reading import RunState
+from tests.agent.builders import NOW, asleep, at, failure, mac, machine, market, order, reading, save
+from tests.agent.processes import hashcost
+
+MUCH = 64 * 1024 * 1024
+
+
+class Site:
+    """A site's store and what it told so far, in order."""
+
+    def __init__(self, directory: Path, name: str = "denver", *, limit_bytes: int = MUCH) -> None:
+        directory.mkdir(exist_ok=True)
+        self.path, self.name, self.limit_bytes = directory / f"{name}.db", name, limit_bytes
+        self.told: list[tuple[Kind, Place, bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        outbox = partial(Outbox, site=self.name, threshold=0.0, limit_bytes=self.limit_bytes)
+        self.store = Store(self.path, outbox)
+
+    def stop(self) -> None:
+        self.store.close()
+
+    def flush(self):
+        """What waits is sent; all that was ever sent, as it arrives."""
+        while found := waiting(self.path, 100):
+            self.told += [(each.kind, each.place, each.payload) for each in found]
+            self.store.take_out(found[-1].place.epoch, found[-1].place.sequence)
+        return [
+            Arrived(
+                stream_sequence=number, subject=subject("acme", self.name, kind), place=place, payload=payload
+            )
+            for number, (kind, place, payload) in enumerate(self.told, 1)
+        ]
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path / "site")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "fleet"
+
+
+def delivered(directory, *batches):
+    fleet = FleetDatabase(directory)
+    try:
+        for batch in batches:
+            fleet.take(batch)
+        return fleet.state
+    finally:
+        fleet.close()
+
+
+def everything(path):
+    """All that both a site and its copy have, of machines as shown and of what happened."""
+    with Reader(path) as reader:
+        views = {view.machine_id: replace(view, at=NOW, seen_at=None) for view in reader.latest()}
+        return (
+            views,
+            reader.decisions(),
+            reader.orders(),
+            reader.events(),
+            reader.terms(),
+            reader.conditions(),
+        )
+
+
+def busy_day(site, seed=1, rounds=12, machines=8):
+    """Rounds in which machines come, go, fall silent, are ordered about; and a restart in the middle."""
+    rng = random.Random(seed)
+    fleet = {number: machine(number, reading()) for number in range(1, machines + 1)}
+    for turn in range(rounds):
+        now = NOW + timedelta(seconds=30 * turn)
+        for each in fleet.values():
+            what = rng.random()
+            if what < 0.2:
+                each.apply(failure(at=now))
+            elif what < 0.4:
+                each.apply(asleep(began_at=now))
+            else:
+                each.apply(reading(began_at=now, power_w=3000.0 + rng.randrange(600)))
+        save(site.store, *fleet.values(), market=market(rng.choice([0.05, 0.07]), at=now))
+        if (created := site.store.create_order(order(machine_id=mac(rng.randint(1, 3))))) is not None:
+            after = rng.choice([OrderState.FAILED, OrderState.DISPATCHING])
+            site.store.advance(created, replace(created, state=after, settled_at=now))
+        site.store.save_events([Event(at=now, kind="noted", detail=str(turn))])
+        if turn == rounds // 2:
+            site.stop()
+            site.start()
+            gone = fleet.pop(machines)
+            site.store.retire([gone.machine_id], now)
+
+
+def test_a_copy_shows_what_the_site_shows(site, directory):
+    busy_day(site)
+    state = delivered(directory, site.flush())
+    assert everything(directory / "denver.db") == everything(site.path)
+    assert (state.refused, state.doubles, state.holes) == ({}, 0, 0)
+    assert state.taken == len(site.told)
+
+
+def windows(arrived, size):
+    """What is on its way at once: never of two epochs."""
+    for _, epoch in groupby(arrived, key=lambda each: each.place.epoch):
+        told = list(epoch)
+        for start in range(0, len(told), size):
+            yield told[start : start + size]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_order_doubles_and_restarts_make_no_difference(tmp_path_factory, seed, data):
+    home = tmp_path_factory.mktemp("any")
+    site = Site(home / "site")
+    try:
+        busy_day(site, seed, rounds=6, machines=4)
+        arrived = site.flush()
+        window = data.draw(st.integers(1, 20))
+        mixed = []
+        for part in windows(arrived, window):
+            doubles = data.draw(st.lists(st.sampled_from(part), max_size=5))
+            mixed += data.draw(st.permutations(part + doubles))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(mixed)), max_size=4)))
+        for since, until in zip([0, *cuts], [*cuts, len(mixed)], strict=True):
+            position = read_state(home / "fleet").position
+            again = [each for each in mixed[:since] if each.stream_sequence > position]
+            delivered(home / "fleet", again + mixed[since:until])  # as a service that was killed begins again
+        assert everything(home / "fleet" / "denver.db") == everything(site.path)
+        assert read_state(home / "fleet").position == len(arrived)
+    finally:
+        site.stop()
+
+
+def test_a_copy_can_be_made_anew_from_a_stream_that_lost_its_beginning(site, directory, monkeypatch):
+    monkeypatch.setattr(fleet_database, "PATIENCE_S", -1.0)
+    busy_day(site)
+    arrived = site.flush()
+    site.stop()
+    site.start()  # tells everything that stands
+    save(
+        site.store, *[machine(n, reading()) for n in range(1, 8)], market=market(at=NOW + timedelta(hours=1))
+    )
+    kept = site.flush()[len(arrived) - 5 :]
+    delivered(directory, kept, [])
+    ours, theirs = everything(directory / "denver.db"), everything(site.path)
+    assert ours[0] == theirs[0]
+    assert ours[4:] == theirs[4:]
+
+
+def test_a_site_that_let_go_what_it_could_not_keep_is_shown_as_it_is_and_the_gap_is_told(tmp_path, directory):
+    site = Site(tmp_path / "site", limit_bytes=8_000)
+    busy_day(site, rounds=60)
+    delivered(directory, site.flush())
+    ours, theirs = everything(directory / "denver.db"), everything(site.path)
+    assert ours[0] == theirs[0]
+    assert any(event.kind == "fleet_gap" for event in ours[3])
+    site.stop()
+
+
+def test_machines_that_are_not_told_of_were_seen_in_every_round_and_silent_ones_were_not(site, directory):
+    steady, dead = machine(1, reading()), machine(2, reading())
+    for turn in range(5):
+        now = NOW + timedelta(seconds=30 * turn)
+        at(now, [steady])
+        if turn >= 2:
+            dead.apply(failure(at=now))
+        else:
+            at(now, [dead])
+        save(site.store, steady, dead, market=market(at=now))
+    delivered(directory, site.flush())
+    (shown,) = site_views(directory, NOW + timedelta(seconds=150))
+    states = {view.machine_id: (view.run_state, view.reason) for view in shown.stored.picture.views}
+    assert shown.health == "ok"
+    assert states[mac(1)][0] is RunState.MINING
+    assert states[mac(2)] == (RunState.UNKNOWN, Reason.UNREACHABLE)
+    (later,) = site_views(directory, NOW + timedelta(seconds=400))
+    assert later.health == "silent"
+    assert {view.run_state for view in later.stored.picture.views} == {RunState.UNKNOWN}
+
+
+def test_one_that_was_merely_not_reached_grows_old(site, directory):
+    steady, skipped = machine(1, reading()), machine(2, reading())
+    for turn in range(5):
+        now = NOW + timedelta(seconds=30 * turn)
+        at(now, [steady])
+        save(site.store, steady, skipped, market=market(at=now))
+    delivered(directory, site.flush())
+    with Reader(site.path) as ours, Reader(directory / "denver.db") as theirs:
+        (before,) = [view.seen_at for view in ours.latest() if view.machine_id == mac(2)]
+        (after,) = [view.seen_at for view in theirs.latest() if view.machine_id == mac(2)]
+    assert before == after == NOW
+
+
+FORGED = [
+    (Kind.EVENTS, [[1, "noted", "no such machine", {"a": 1}]]),
+    (Kind.APPRAISALS, [[mac(1), *["x"] * (len(COLUMNS[Kind.APPRAISALS]) - 1)]]),
+    (Kind.ORDERS, [[7, "nobody", "explode", *[None] * (len(COLUMNS[Kind.ORDERS]) - 3)]]),
+    (Kind.MACHINES, [["m", *[None] * (len(COLUMNS[Kind.MACHINES]) - 1)]]),
+    (Kind.PRICES, [[10**30, *[0] * (len(COLUMNS[Kind.PRICES]) - 1)]]),
+    (Kind.EVENTS, [[1, "noted", None, "\ud800"]]),
+    (Kind.LEDGER, [[mac(1), *["much"] * (len(COLUMNS[Kind.LEDGER]) - 1)]]),
+]
+
+
+@pytest.mark.parametrize(("kind", "rows"), FORGED)
+def test_a_message_that_makes_no_sense_is_refused_and_changes_nothing(site, directory, kind, rows, lines):
+    save(site.store, machine(1, reading()))
+    good = site.flush()
+    delivered(directory, good)
+    before = everything(directory / "denver.db")
+    last = site.told[-1][1]
+    bad = Arrived(
+        stream_sequence=len(good) + 1,
+        subject=subject("acme", "denver", kind),
+        place=Place(epoch=last.epoch, sequence=last.sequence + 1, previous=last.sequence),
+        payload=encode(Message(kind=kind, site="denver", rows=rows)),
+    )
+    state = delivered(directory, [bad])
+    assert everything(directory / "denver.db") == before
+    assert state.refused == {"denver": 1}
+    assert len(lines("event=message_refused")) == 1
+    assert state.position == len(good) + 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"payload": b"noise"},
+        {"place": None},
+        {"subject": "hashcost.acme.denver"},
+        {"subject": "hashcost.acme...rounds"},
+        {"subject": "hashcost.acme.tulsa.rounds"},
+        {"subject": "hashcost.acme.../../etc.rounds"},
+    ],
+)
+def test_what_is_no_message_of_its_subject_is_refused(site, directory, changes):
+    save(site.store, machine(1, reading()))
+    last = replace(site.flush()[-1], **changes)
+    state = delivered(directory, [last])
+    assert sum(state.refused.values()) == 1
+    assert [path.name for path in directory.glob("*.db")] == []
+
+
+def test_a_replayed_message_changes_nothing(site, directory):
+    busy_day(site)
+    arrived = site.flush()
+    delivered(directory, arrived)
+    before = everything(directory / "denver.db")
+    again = [replace(each, stream_sequence=each.stream_sequence + 1000) for each in arrived]
+    state = delivered(directory, again)
+    assert everything(directory / "denver.db") == before
+    assert state.doubles == len(arrived)
+
+
+def test_what_waits_for_another_is_given_out_in_order_or_after_a_while():
+    order = InOrder[int]({}, patience_s=10.0, most=3)
+    places = [Place(epoch="e", sequence=n, previous=n - 1) for n in range(20)]
+    assert order.offer(places[1], 1, 0.0) == [1]
+    assert order.offer(places[3], 3, 1.0) == []
+    assert order.offer(places[4], 4, 9.0) == []
+    assert list(order.waiting()) == [3, 4]
+    assert order.overdue(10.0) == []
+    assert order.overdue(11.5) == [3, 4]
+    assert order.offer(places[2], 2, 12.0) == []
+    assert (order.holes, order.doubles, order.last) == (1, 1, {"e": 4})
+    for number in (6, 7, 8):
+        assert order.offer(places[number], number, 13.0) == []
+    assert order.offer(places[9], 9, 13.0) == [6, 7, 8, 9]
+
+
+def hours_of_readings(site, start, hours, machines=3):
+    fleet = [machine(number, reading()) for number in range(1, machines + 1)]
+    for step in range(hours * 12):
+        now = start + timedelta(minutes=5 * step)
+        for number, each in enumerate(fleet):
+            power = 3000.0 + 37 * ((step * 7 + number) % 11)
+            if (step + number) % 10:
+                each.apply(reading(began_at=now, power_w=power))
+            else:
+                each.apply(failure(at=now))
+        save(site.store, *fleet, valid_s=400.0, market=market(0.05 + 0.001 * (step % 7), at=now))
+
+
+async def book(site):
+    """The site's ledger, as its agent books it."""
+
+    async def write(function, *arguments):
+        return function(*arguments)
+
+    await Bookkeeper(site.path, site.store, write, clock=lambda: NOW).catch_up()
+
+
+def table(text):
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("by", list(Period))
+async def test_the_fleets_ledger_is_the_sum_of_the_sites(tmp_path, directory, by):
+    start = NOW.replace(minute=0)
+    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+    for number, each in enumerate(sites):
+        hours_of_readings(each, start, 5, machines=2 + number)
+        await book(each)
+    delivered(directory, *[each.flush() for each in sites])
+    end = start + timedelta(hours=4)
+    fleet = table(export_fleet(directory, None, end, by, None))
+    expected = []
+    for each in sites:
+        rows = table(export_profitability(each.path, start, end, by, None))
+        expected += [{"site": each.name, **row} for row in rows]
+        each.stop()
+    assert fleet == expected
+    assert list(fleet[0]) == ["site", *CSV_COLUMNS]
+    assert sum(float(row["energy_kwh"]) for row in fleet) > 0
+
+
+async def test_an_hour_that_is_booked_again_is_so_in_the_fleet_too(site, directory):
+    start = NOW.replace(minute=0)
+    hours_of_readings(site, start, 2, machines=1)
+    await book(site)
+    (first, *_) = table(export_profitability(site.path, start, None, Period.HOUR, None))
+    with Reader(site.path) as reader:
+        ((machine_id, (hour, *_)),) = reader.booked(to_ms(start), to_ms(start + timedelta(hours=1)))
+    sums = replace(total([hour], to_ms(start), to_ms(start + timedelta(hours=1))), energy_cost_usd=99.0)
+    site.store.rebook([(machine_id, sums)], Event(at=NOW, kind="ledger_reappraised", detail="dearer"))
+    delivered(directory, site.flush())
+    (again, *_) = table(export_fleet(directory, start, None, Period.HOUR, None))
+    assert (again["energy_cost_usd"], again["energy_kwh"]) == ("99", first["energy_kwh"])
+
+
+def test_an_empty_fleet_has_nothing_to_export(directory):
+    delivered(directory, [])
+    with pytest.raises(ExportError, match="no site"):
+        export_fleet(directory, None, None, Period.HOUR, None)
+
+
+def test_the_overview_counts_no_silent_site_and_says_so(tmp_path, directory):
+    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+    for number, each in enumerate(sites):
+        now = NOW - timedelta(hours=number)
+        save(each.store, *at(now, [machine(1, reading()), machine(2, reading())]), market=market(at=now))
+    state = delivered(directory, *[each.flush() for each in sites])
+    (directory / "boise.db").write_bytes(b"no database")
+    views = site_views(directory, NOW + timedelta(seconds=20))
+    data = fleet_as_data(views, state, NOW)
+    assert {each["site"]: each["health"] for each in data["sites"]} == {
+        "boise": "unreadable",
+        "denver": "ok",
+        "tulsa": "silent",
+    }
+    assert data["totals"]["machines"] == 2
+    assert data["totals"]["power_kw"] == 7.0
+    assert {each["site"] for each in data["machines"]} == {"denver", "tulsa"}
+    assert is_fleet(directory)
+    assert not is_fleet(tmp_path)
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(draw_fleet(views, state))
+    text = captured.get()
+    assert "not in the sums, since nothing is known of them now: tulsa" in text
+    for each in sites:
+        each.stop()
+
+
+def test_status_export_and_explain_work_on_a_fleet_from_the_command_line(site, directory):
+    save(site.store, machine(1, reading()))
+    delivered(directory, site.flush())
+    shown = hashcost("status", "--database", str(directory), "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert [each["site"] for each in json.loads(shown.stdout)["sites"]] == ["denver"]
+    assert "denver" in hashcost("status", "--database", str(directory)).stdout
+    copy = str(directory / "denver.db")
+    assert hashcost("explain", mac(1), "--database", copy).returncode == 0
+    for command in ("status", "recommend", "whatif"):
+        assert hashcost(command, "--database", copy).returncode == 0
+    exported = hashcost("export", "profitability", "--database", str(directory))
+    assert exported.stdout.startswith("site,machine_id,")
+
+
+def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_is_lost(site, directory):
+    busy_day(site)
+    arrived = site.flush()
+    fleet = FleetDatabase(directory)
+    fleet.take(arrived[:3])
+    with closing(sqlite3.connect(directory / "denver.db")) as connection:
+        connection.execute(
+            "create trigger full before insert on settings begin select raise(fail, 'disk'); end"
+        )
+        connection.commit()
+    with pytest.raises(sqlite3.Error):
+        fleet.take(arrived[3:])
+    assert read_state(directory).position == 3
+    with closing(sqlite3.connect(directory / "denver.db")) as connection:
+        connection.execute("drop trigger full")
+        connection.commit()
+    fleet.take(arrived[3:])
+    fleet.close()
+    assert everything(directory / "denver.db") == everything(site.path)
