@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agent.books import total
+from agent.books import CORRECTED, in_force, total
+from agent.corrections import Corrections
 from agent.ledger import MS_PER_HOUR, Sums, add_up
 from agent.reader import Reader
 from agent.rows import Event, Settled, from_ms, to_ms
@@ -19,13 +20,15 @@ from drivers.reading import MachineId
 log = logging.getLogger("hashcost")
 
 LOOK_BACK = timedelta(hours=48)
-"""Prices that are older are not looked at again by themselves."""
+"""What is published of times that are longer ago is not looked at again."""
+HOURS_AT_A_TIME = 24
+"""Booked hours that are appraised again before the next hour is booked."""
 PRUNE_ROWS = 2_000
 """Readings that are dropped in one transaction: tens of milliseconds."""
 PRUNE_STEPS = 50
 """Transactions in a row; with what is left it goes on at the next look."""
 SAME_USD_PER_KWH = 1e-9
-SAME_USD = 1e-9
+SAME_USD = SAME_HOURS = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class Bookkeeper:
         settled: Callable[[datetime], tuple[Sequence[IntervalPrice], str]] = lambda _: ((), ""),
         wait: timedelta = timedelta(),
         keep: timedelta | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self._database = database
         self._store = store
@@ -62,6 +66,7 @@ class Bookkeeper:
         self._settled = settled
         self._wait = wait
         self._keep = keep
+        self._corrections = corrections
 
     async def catch_up(self) -> None:
         """Book all that is over."""
@@ -98,15 +103,33 @@ class Bookkeeper:
         told = [
             Settled(start_ms=to_ms(each.start), end_ms=to_ms(each.end), price_usd_per_kwh=each.usd_per_kwh)
             for each in prices
+            if now - each.end < LOOK_BACK
         ]
-        new = await asyncio.to_thread(unknown_prices, self._database, told, to_ms(now - LOOK_BACK))
-        for hour_ms in sorted({hour_ms for each in new for hour_ms in _hours_of(each)}):
+        await self._appraise_by(told, source)
+        if self._corrections is not None:
+            await self._appraise_by(await asyncio.to_thread(self._corrections.read), CORRECTED)
+
+    async def _appraise_by(self, told: Sequence[Settled], source: str) -> None:
+        """Keep what is new of these prices, some hours at a time: what is left is as new at the next look."""
+        new, now = await asyncio.to_thread(unknown_prices, self._database, told), self._clock()
+        lost_hours = 0
+        for hour_ms in _first_hours(new):
             changed = await asyncio.to_thread(outdated, self._database, hour_ms, new)
+            lost_hours += changed.is_lost
             if changed.hours:
                 await self._write(self._store.rebook, changed.hours, changed.event(source, now))
                 log.info("event=ledger_reappraised source=%s detail=%r", source, changed.in_words())
-        if new:  # only now: after a crash in between they are new once more
-            await self._write(self._store.settle, new, source, now)
+            # only now, and only what reaches no further: after a crash in between they are new once more
+            done = [each for each in new if _hours_of(each)[-1] == hour_ms]
+            if done:
+                await self._write(self._store.settle, done, source, now)
+        if lost_hours:
+            detail = (
+                f"prices of {source}: {lost_hours} booked hours stay as they are, their readings are gone"
+            )
+            log.warning("event=ledger_not_reappraised detail=%r", detail)
+            event = Event(at=now, kind="ledger_not_reappraised", detail=detail)
+            await self._write(self._store.save_events, [event])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +139,8 @@ class Reappraisal:
     hour_ms: int
     hours: Sequence[tuple[MachineId, Sums]]
     cost_change_usd: float
+    is_lost: bool = False
+    """Of some machines nothing is left that the hour could be appraised by."""
 
     def in_words(self) -> str:
         """For events and logs."""
@@ -163,9 +188,8 @@ def reckon(reader: Reader, hour_ms: int, told: Sequence[Settled] = ()) -> list[t
     `told` now."""
     end_ms = hour_ms + MS_PER_HOUR
     sleep_power_w = {machine.machine_id: machine.sleep_power_w for machine in reader.machines()}
-    kept = {each.start_ms: each for each in reader.settlements(hour_ms, end_ms)}
-    now = {each.start_ms: each for each in told if each.start_ms < end_ms and each.end_ms > hour_ms}
-    settled = sorted((kept | now).values(), key=lambda each: each.start_ms)
+    now = [each for each in told if each.start_ms < end_ms and each.end_ms > hour_ms]
+    settled = in_force(now, reader.settlements(hour_ms, end_ms))
     switches = reader.switches(hour_ms, end_ms)
     found = []
     for machine_id, readings in reader.readings(from_ms(hour_ms), from_ms(end_ms)):
@@ -182,45 +206,62 @@ def reckon(reader: Reader, hour_ms: int, told: Sequence[Settled] = ()) -> list[t
     return found
 
 
-def unknown_prices(database: Path, told: Sequence[Settled], since_ms: int) -> list[Settled]:
-    """The prices that are not kept yet, or are kept otherwise."""
-    told = [each for each in told if each.start_ms >= since_ms]
+def unknown_prices(database: Path, told: Sequence[Settled]) -> list[Settled]:
+    """The prices that are not kept yet, or are kept otherwise, but for those of times that somebody corrected."""
     if not told:
         return []
     with Reader(database) as reader:
-        kept = {
-            (each.start_ms, each.end_ms): each.price_usd_per_kwh
-            for each in reader.settlements(told[0].start_ms, told[-1].end_ms)
-        }
+        settled = reader.settlements(told[0].start_ms, told[-1].end_ms)
+    corrected = [each for each in settled if each.corrected]
+    kept = {
+        (each.start_ms, each.end_ms): each.price_usd_per_kwh
+        for each in settled
+        if each.corrected is told[0].corrected
+    }
+    free = told if told[0].corrected else in_force(corrected, told)
     return [
         each
-        for each in told
-        if abs(kept.get((each.start_ms, each.end_ms), float("inf")) - each.price_usd_per_kwh)
+        for each in free
+        if each.corrected is told[0].corrected
+        and abs(kept.get((each.start_ms, each.end_ms), float("inf")) - each.price_usd_per_kwh)
         > SAME_USD_PER_KWH
     ]
 
 
 def outdated(database: Path, hour_ms: int, prices: Sequence[Settled]) -> Reappraisal:
-    """The machines of a booked hour whose money these prices change, with their sums as they are now."""
+    """The machines of a booked hour whose money these prices change, with their sums as they are now. Where readings
+    of it are not kept any more a machine stays as it was booked."""
     changed: list[tuple[MachineId, Sums]] = []
-    cost_change = 0.0
+    cost_change, lost = 0.0, False
     with Reader(database) as reader:
         if hour_ms < (reader.booked_until_ms() or 0):
             booked = {
                 machine_id: total(hours, hour_ms, hour_ms + MS_PER_HOUR)
                 for machine_id, hours in reader.booked(hour_ms, hour_ms + 1)
             }
-            for machine_id, sums in reckon(reader, hour_ms, prices):
-                before = booked.get(machine_id)
-                if before is not None and _other_money(before, sums):
+            now = dict(reckon(reader, hour_ms, prices)) if booked else {}
+            for machine_id, before in booked.items():
+                sums = now.get(machine_id)
+                if sums is None or abs(sums.known_h - before.known_h) > SAME_HOURS:
+                    lost = True
+                elif _other_money(before, sums):
                     changed.append((machine_id, sums))
                     cost_change += sums.energy_cost_usd - before.energy_cost_usd
-    return Reappraisal(hour_ms=hour_ms, hours=changed, cost_change_usd=cost_change)
+    return Reappraisal(hour_ms=hour_ms, hours=changed, cost_change_usd=cost_change, is_lost=lost)
 
 
 def _other_money(one: Sums, other: Sums) -> bool:
     names = ("revenue_usd", "energy_cost_usd", "avoided_loss_usd", "forgone_profit_usd", "priced_h")
     return any(abs(getattr(one, name) - getattr(other, name)) > SAME_USD for name in names)
+
+
+def _first_hours(prices: Sequence[Settled]) -> list[int]:
+    """The hours that these prices touch, as many as are appraised at a time, but all of the first price."""
+    hours = sorted({hour_ms for each in prices for hour_ms in _hours_of(each)})
+    if not hours:
+        return []
+    whole = len(_hours_of(min(prices, key=lambda each: each.start_ms)))
+    return hours[: max(HOURS_AT_A_TIME, whole)]
 
 
 def _hours_of(price: Settled) -> range:

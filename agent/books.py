@@ -3,6 +3,7 @@
 An hour is booked once it is over. Hours before `BOOKED_UNTIL` are; a machine that has no row in one was unknown in it.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import add, itemgetter
@@ -17,6 +18,8 @@ from drivers.reading import MachineId, PowerSource
 
 BOOKED_UNTIL = "booked_until_ms"
 """Setting that holds the end of the last hour that is booked."""
+CORRECTED = "corrections"
+"""Source of power prices that somebody corrected by hand."""
 COLUMNS = ("machine_id", "hour_ms", *ADDITIVE, "power_source")
 BookedHour = tuple[Any, ...]
 """A row of the ledger, in the order of `COLUMNS`."""
@@ -117,13 +120,30 @@ def settle(db: Database, prices: Iterable[Settled], source: str, told_ms: int) -
 
 
 def settlements(db: Database, start_ms: int, end_ms: int) -> list[Settled]:
-    """The power prices that were found out for times in [start_ms, end_ms), oldest first."""
+    """The power prices that were found out for times in [start_ms, end_ms), oldest first; what is published of a time
+    for which there is a correction is left out."""
     rows = db.conn.execute(
-        "select start_ms, end_ms, price_usd_per_kwh from settlements where start_ms < ? and end_ms > ? "
+        "select start_ms, end_ms, price_usd_per_kwh, source from settlements where start_ms < ? and end_ms > ? "
         "order by start_ms",
         [end_ms, start_ms],
     )
-    return [Settled(start_ms=since, end_ms=until, price_usd_per_kwh=price) for since, until, price in rows]
+    found = [
+        Settled(start_ms=since, end_ms=until, price_usd_per_kwh=price, corrected=source == CORRECTED)
+        for since, until, price, source in rows
+    ]
+    return in_force([each for each in found if each.corrected], found)
+
+
+def in_force(first: Sequence[Settled], others: Sequence[Settled]) -> list[Settled]:
+    """The `first` prices, and of the others those that are about other times, oldest first."""
+    first = sorted(first, key=lambda each: each.start_ms)
+    starts = [each.start_ms for each in first]
+
+    def is_free(other: Settled) -> bool:
+        index = bisect_left(starts, other.end_ms) - 1
+        return index < 0 or not first[index].overlaps(other)
+
+    return sorted([*first, *filter(is_free, others)], key=lambda each: each.start_ms)
 
 
 def switches(db: Database, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]:

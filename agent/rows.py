@@ -70,11 +70,17 @@ class ReadingRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A power price of the site in [start_ms, end_ms) as it was found out later, USD/kWh."""
+    """A power price of the site in [start_ms, end_ms) as it was found out later, USD/kWh. One that somebody `corrected`
+    by hand stands above what is published."""
 
     start_ms: int
     end_ms: int
     price_usd_per_kwh: float
+    corrected: bool = False
+
+    def overlaps(self, other: "Settled") -> bool:
+        """Whether they are about a time in common."""
+        return self.start_ms < other.end_ms and other.start_ms < self.end_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

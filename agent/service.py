@@ -21,6 +21,7 @@ from agent.clock import Clock
 from agent.commands import Commands
 from agent.config import Config
 from agent.control import ControlServer
+from agent.corrections import Corrections
 from agent.curtailer import Curtailer
 from agent.curtailment import Obligation
 from agent.database import HELD, MODE
@@ -429,6 +430,7 @@ class Agent:
     async def book_forever(self) -> None:
         """Book the ledger, hour by hour, until cancelled."""
         published = isinstance(self._power, LiveTariff)
+        corrections = self.config.history.corrections_file
         books = Bookkeeper(
             self._database,
             self._store,
@@ -437,6 +439,7 @@ class Agent:
             settled=self._final_prices,
             wait=PRICES_LATE if published else timedelta(),
             keep=self.config.history.keep_readings(),
+            corrections=None if corrections is None else Corrections(Path(corrections)),
         )
         while True:
             if self.storage_problem is None:

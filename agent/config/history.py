@@ -15,6 +15,11 @@ class HistorySection(Section):
         default=60.0, description="Days for which single readings are kept once they are booked; 0: for ever."
     )
 
+    corrections_file: str | None = Field(
+        default=None,
+        description="CSV of final power prices: start, usd_per_kwh or usd_per_mwh; read on change.",
+    )
+
     def keep_readings(self) -> timedelta | None:
         """For how long; None is for ever."""
         return timedelta(days=self.readings_days) if self.readings_days else None

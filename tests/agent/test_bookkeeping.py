@@ -14,6 +14,7 @@ from agent.accounts import accounts
 from agent.appraisal import Terms
 from agent.bookkeeping import Bookkeeper
 from agent.books import total
+from agent.corrections import Corrections
 from agent.export import Period, split
 from agent.ledger import ADDITIVE, MS_PER_HOUR, Sums
 from agent.ledger_export import COLUMNS, machine_rows, site_rows
@@ -411,6 +412,132 @@ def accounts_of_an_hour():
     sums = Sums(start_ms=start_ms, end_ms=start_ms + MS_PER_HOUR, power_source=PowerSource.CUSTOM, **values)
     sums.close()
     return sums
+
+
+# -- corrections by hand -------------------------------------------------------------------------------
+
+
+def corrections(tmp_path, *prices, unit="usd_per_kwh", start=NOW):
+    file = tmp_path / "statement.csv"
+    lines = [f"{(start + timedelta(hours=hour)).isoformat()},{price}" for hour, price in enumerate(prices)]
+    file.write_text("\n".join([f"start,{unit}", *lines]) + "\n")
+    return Corrections(file)
+
+
+async def three_hours(store, **keeper):
+    """One machine that ran for three hours at 6 cents, booked."""
+    for hours in range(4):
+        at = NOW + timedelta(hours=hours)
+        save(store, machine(1, reading(began_at=at)), market=market(at=at), valid_s=3600)
+    await books(*keeper.pop("at"), **keeper).catch_up()
+
+
+def costs(path):
+    return [round(each.energy_cost_usd / each.energy_kwh, 6) for each in booked(path)[0]]
+
+
+async def test_what_a_statement_says_is_booked_and_told(path, tmp_path):
+    clock = HandClock(NOW + timedelta(days=40))  # long after what is published is looked at
+    with Store(path) as store:
+        await three_hours(store, at=(path, store, clock))
+        assert costs(path) == [0.06] * 3
+        statement = corrections(tmp_path, 0.04, 0.06)
+        keeper = books(path, store, clock, corrections=statement)
+        await keeper.catch_up()
+        assert costs(path) == [0.04, 0.06, 0.06]
+        await keeper.catch_up()
+        with Reader(path) as reader:
+            (event,) = [each for each in reader.events() if each.kind == "ledger_reappraised"]
+            assert [each.corrected for each in reader.settlements(0, 2**52)] == [True, True]
+    assert (
+        "prices of corrections: the hour from 2026-02-01 12:00 UTC, 1 machines: energy cost -0.07"
+        in event.detail
+    )
+
+
+async def test_a_statement_stands_above_what_is_published_whichever_comes_first(path, tmp_path):
+    published = [IntervalPrice(start=NOW, end=NOW + timedelta(hours=3), usd_per_kwh=0.9)]
+    clock = HandClock(NOW + timedelta(hours=5))
+    with Store(path) as store:
+        await three_hours(store, at=(path, store, clock), settled=lambda _: (published, "feed"))
+        assert costs(path) == [0.9] * 3
+        statement = corrections(tmp_path, 0.05, 0.07, start=NOW + timedelta(hours=1))
+        keeper = books(path, store, clock, settled=lambda _: (published, "feed"), corrections=statement)
+        for _ in range(3):
+            await keeper.catch_up()
+        assert costs(path)[1:] == [0.05, 0.07]
+        with Reader(path) as reader:
+            traces = len([each for each in reader.events() if each.kind == "ledger_reappraised"])
+        await keeper.catch_up()
+        with Reader(path) as reader:
+            assert len([each for each in reader.events() if each.kind == "ledger_reappraised"]) == traces
+
+
+async def test_a_statement_that_changes_is_read_again_and_a_bad_one_is_refused(path, tmp_path, lines):
+    clock = HandClock(NOW + timedelta(days=2))
+    with Store(path) as store:
+        await three_hours(store, at=(path, store, clock))
+        statement = corrections(tmp_path, 50, 50, 50, unit="usd_per_mwh")
+        keeper = books(path, store, clock, corrections=statement)
+        await keeper.catch_up()
+        assert costs(path) == [0.05] * 3
+        statement.path.write_text("start,usd_per_kwh\n2026-02-01T12:00:00Z,dear\n2026-02-01T13:00:00Z,1\n")
+        await keeper.catch_up()
+        await keeper.catch_up()
+        assert "line 2: 'dear' is not a price" in statement.problem
+        assert len(lines("event=corrections_refused")) == 1
+        assert costs(path) == [0.05] * 3
+        corrections(tmp_path, 0.04, 0.04, 0.04)
+        await keeper.catch_up()
+        assert (costs(path), statement.problem) == ([0.04] * 3, None)
+        statement.path.unlink()
+        await keeper.catch_up()
+    assert costs(path) == [0.04] * 3
+
+
+async def test_many_hours_are_appraised_a_few_at_a_time(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.bookkeeping.HOURS_AT_A_TIME", 1)
+    clock = HandClock(NOW + timedelta(days=2))
+    with Store(path) as store:
+        await three_hours(store, at=(path, store, clock))
+        keeper = books(path, store, clock, corrections=corrections(tmp_path, 0.05, 0.05, 0.05))
+        seen = []
+        for _ in range(3):
+            await keeper.step()
+            seen.append(costs(path))
+    assert seen == [[0.05, 0.06, 0.06], [0.05, 0.05, 0.06], [0.05, 0.05, 0.05]]
+
+
+async def test_a_price_of_many_hours_is_appraised_as_one(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.bookkeeping.HOURS_AT_A_TIME", 1)
+    clock = HandClock(NOW + timedelta(days=3))
+    with Store(path) as store:
+        await three_hours(store, at=(path, store, clock))
+        statement = tmp_path / "days.csv"
+        days = [f"{(NOW.date() + timedelta(days=day)).isoformat()}T12:30:00Z,0.02" for day in (-1, 0)]
+        statement.write_text("\n".join(["start,usd_per_kwh", *days]) + "\n")
+        keeper = books(path, store, clock, corrections=Corrections(statement))
+        for _ in range(2):
+            await keeper.step()
+        with Reader(path) as reader:
+            assert len(reader.settlements(0, 2**52)) == 2
+    assert costs(path) == [0.02] * 3
+
+
+async def test_an_hour_whose_readings_are_gone_stays_as_it_was_booked(path, tmp_path):
+    clock = HandClock(NOW + timedelta(days=2))
+    with Store(path) as store:
+        for minutes in range(0, 181, 30):
+            at = NOW + timedelta(minutes=minutes)
+            save(store, machine(1, reading(began_at=at)), market=market(at=at), valid_s=1800)
+        await books(path, store, clock).catch_up()
+        store.prune_readings(to_ms(NOW + timedelta(minutes=90)), 1000)  # in the middle of the second hour
+        await books(path, store, clock, corrections=corrections(tmp_path, 0.05, 0.05, 0.05)).catch_up()
+        with Reader(path) as reader:
+            (told,) = [each for each in reader.events() if each.kind == "ledger_not_reappraised"]
+    assert costs(path) == [0.06, 0.06, 0.05]
+    assert [each.energy_kwh for each in booked(path)[0]] == pytest.approx([3.5] * 3)
+    assert "2 booked hours stay as they are" in told.detail
 
 
 # -- what is kept ----------------------------------------------------------------------------------------
