@@ -303,7 +303,10 @@ def tui(database: Path, socket: Path, operate: bool) -> None:
     "--sessions", type=click.IntRange(1, 64), default=8, show_default=True, help="Terminals at the same time."
 )
 @_database_option
-def ssh(listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, database: Path) -> None:
+@_socket_option
+def ssh(
+    listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, database: Path, socket: Path
+) -> None:
     """Serve the terminal, read-only, over SSH: by public key only, one process per session."""
     from agent.daemon import setup_logging
     from agent.ssh.server import SshOptions, program_of, serve_until_stopped
@@ -317,7 +320,7 @@ def ssh(listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, data
             keys=keys,
             host_key=host_key,
             sessions=sessions,
-            program=program_of(database),
+            program=program_of(database, socket),
         )
     )
 

@@ -284,9 +284,10 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             self._terminal.hang_up()
 
 
-def program_of(database: Path) -> list[str]:
+def program_of(database: Path, socket: Path) -> list[str]:
     """What a session runs: the terminal that only looks."""
-    return [sys.executable, "-P", "-m", "agent", "tui", "--database", str(database)]
+    options = ["--database", str(database), "--socket", str(socket)]
+    return [sys.executable, "-P", "-m", "agent", "tui", *options]
 
 
 def serve_until_stopped(options: SshOptions) -> None:

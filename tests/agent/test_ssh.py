@@ -413,7 +413,9 @@ async def test_an_address_that_is_taken_is_told(place, options):
 def real(options, tmp_path):
     database = tmp_path / "hashcost.db"
     stored_site(database, machine(1, reading()))
-    return SshOptions(**{**_as_dict(options), "program": program_of(database)})
+    return SshOptions(
+        **{**_as_dict(options), "program": program_of(database, database.with_name("agent.sock"))}
+    )
 
 
 async def test_the_fleet_is_shown_follows_the_window_and_q_quits(real, anna, monkeypatch):

@@ -3,32 +3,26 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from textual.pilot import Pilot
 
 from agent.rows import Event
 from agent.store import Store, StoreError
 from tests.agent.builders import (
     asleep,
-    at,
     eventually,
     failure,
     identity,
     machine,
-    market,
     reading,
-    stored_site,
 )
 from tests.agent.processes import child_environment
+from tests.tui.screens import opened, poll, shows, text, until
 from tui import app as tui_app
-from tui.app import HashcostApp, run
-from tui.source import Source
+from tui.app import run
 from tui.widgets.line_table import LineTable
 
 WIDE, NARROW, TINY = (180, 40), (80, 24), (20, 6)
@@ -46,12 +40,6 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(tui_app, "REFRESH_S", 0.2)
 
 
-def poll(database, *machines, ago=timedelta(), **changes):
-    """Store a round of machines as if it were polled just now."""
-    now = datetime.now(UTC) - ago
-    return stored_site(database, *at(now, machines), market=market(at=now, **changes))
-
-
 def three(database, *, losing=2):
     """Three machines of which number `losing` has the worst margin."""
     return poll(
@@ -61,19 +49,6 @@ def three(database, *, losing=2):
             for number in (1, 2, 3)
         ],
     )
-
-
-@asynccontextmanager
-async def opened(database, size=WIDE) -> AsyncIterator[Pilot[None]]:
-    app = HashcostApp(Source(database))
-    async with app.run_test(size=size) as pilot:
-        yield pilot
-
-
-def text(pilot) -> str:
-    """What is on the screen."""
-    lines = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip) for strip in lines)
 
 
 def fleet(pilot) -> LineTable:
@@ -86,20 +61,6 @@ def addresses(pilot) -> list[str]:
 
 def chosen(pilot) -> str:
     return addresses(pilot)[fleet(pilot).cursor_row]
-
-
-async def until(pilot, condition: Callable[[], bool]) -> None:
-    await eventually(condition)
-    await pilot.pause()
-
-
-async def shows(pilot, *words: str) -> None:
-    """Wait until all of it is on the screen; then fail with the screen."""
-    try:
-        await until(pilot, lambda: all(word in text(pilot) for word in words))
-    except TimeoutError:
-        screen = text(pilot)
-        assert [word for word in words if word not in screen] == [], screen
 
 
 async def test_prices_are_shown_with_where_they_come_from(database):

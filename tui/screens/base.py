@@ -1,7 +1,7 @@
 """What all screens share: the header, a line for what just happened, the footer, and what follows a refresh."""
 
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -9,12 +9,15 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Static
 
+from agent.database import StoreError
 from tui.bindings import operating_actions
 from tui.source import AgentState, SiteState
 from tui.widgets.site_header import SiteHeader
 
 if TYPE_CHECKING:
     from tui.app import HashcostApp
+
+T = TypeVar("T")
 
 
 class SiteScreen(Screen[None]):
@@ -69,6 +72,15 @@ class SiteScreen(Screen[None]):
     def load(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Fetch something in the background; what was asked for before and did not come yet is given up."""
         self.run_worker(work, exclusive=True)  # type: ignore[arg-type]  # Textual's type of a coroutine is narrower
+
+    async def fetch(self, asked: Awaitable[T], take: Callable[[T], None]) -> None:
+        """Take what the source gives and draw anew, or say why it gives nothing."""
+        try:
+            take(await asked)
+        except StoreError as error:
+            self.note(Text(str(error), "bold red"))
+        else:
+            self.refresh_site()
 
     def note(self, *lines: Text) -> None:
         """Say something under the content; nothing takes it away again."""

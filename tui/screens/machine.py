@@ -13,7 +13,6 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
-from agent.database import StoreError
 from agent.detail import MachineDetail
 from agent.explain import explain, printable
 from agent.history import MachineHistory, OrderEvidence
@@ -77,13 +76,10 @@ class MachineScreen(SiteScreen):
         return next((view for view in views if view.machine_id == self.machine_id), None)
 
     async def _ask(self, machine_id: MachineId) -> None:
-        try:
-            facts = await self.site.source.machine(machine_id)
-        except StoreError as error:
-            self.note(Text(str(error), "bold red"))
-            return
-        self._facts = machine_id, facts
-        self.refresh_site()
+        def take(facts: MachineFacts) -> None:
+            self._facts = machine_id, facts
+
+        await self.fetch(self.site.source.machine(machine_id), take)
 
     def on_resize(self) -> None:
         """Charts are as wide as there is room."""

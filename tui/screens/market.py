@@ -12,7 +12,6 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from agent import economics
-from agent.database import StoreError
 from agent.explain import printable
 from agent.lots import Lot
 from agent.summary import breakeven_efficiency, number
@@ -69,12 +68,10 @@ class MarketScreen(SiteScreen):
         self._body.update(Group(*page(state, self._lots, self._glyphs, width)))
 
     async def _ask(self) -> None:
-        try:
-            self._lots = await self.site.source.lots()
-        except StoreError as error:
-            self.note(Text(str(error), "bold red"))
-        else:
-            self.refresh_site()
+        await self.fetch(self.site.source.lots(), self._take)
+
+    def _take(self, lots: tuple[Sequence[Lot], int]) -> None:
+        self._lots = lots
 
 
 def page(

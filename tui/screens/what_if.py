@@ -11,7 +11,6 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
-from agent.database import StoreError
 from agent.lots import Lot
 from agent.whatif import Outcome, Prices, assess, model_lines, prices_of
 from tui.bindings import WHAT_IF, bindings
@@ -86,12 +85,10 @@ class WhatIfScreen(SiteScreen):
         return there.after_halving() if self._halved else there
 
     async def _ask(self) -> None:
-        try:
-            self._lots = await self.site.source.lots()
-        except StoreError as error:
-            self.note(Text(str(error), "bold red"))
-        else:
-            self.refresh_site()
+        await self.fetch(self.site.source.lots(), self._take)
+
+    def _take(self, lots: tuple[Sequence[Lot], int]) -> None:
+        self._lots = lots
 
     def on_slider_moved(self) -> None:
         """Somebody moved one."""
