@@ -262,7 +262,13 @@ class LyingMachine:
             order.ordered_by != POLICY and failed
         )  # of a sleep that was given up, a person may say it was obeyed
         promise(standing or told, "it wakes what does not sleep on its order")
-        promise(not self._world.obliged or order.ordered_by != POLICY, "it wakes while the grid is owed load")
+        put_back = (
+            order.reason == Reason.OBLIGATION_OVER
+        )  # it slept for the grid, which now leaves room for it
+        promise(
+            not self._world.obliged or order.ordered_by != POLICY or put_back,
+            "it wakes while the grid is owed load",
+        )
         promise(point.power_mode is self._mode_told, "it restores another mode than it found")
         promise(point.settings == {"miner-mode": self._mode_told}, "it restores other settings than it found")
         other = next(mode for mode in FACTORS if mode is not point.power_mode)
