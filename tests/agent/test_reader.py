@@ -1,9 +1,10 @@
 """What a terminal that is open all night asks of the store: changes, the past, and one machine's insides."""
 
 import os
+import time
 from dataclasses import replace
 from datetime import timedelta
-from threading import Timer
+from threading import Thread
 
 import pytest
 import sqlite_utils
@@ -194,9 +195,10 @@ def test_an_open_reader_stays_good_while_the_agent_stops_and_starts(path):
 
 WATCHED_BY_NOBODY = """
 import time
-path = agent.export.Path({path!r})
+path, seen = agent.export.Path({path!r}), agent.export.Path({seen!r})
 with Reader(path) as reader:
     print(len(reader.changes().views), reader.outdated)
+    seen.touch()
     while path.stat().st_mtime < {written}:
         time.sleep(0.02)
     print(reader.outdated)
@@ -204,15 +206,23 @@ with Reader(path) as reader:
 
 
 def test_without_rights_after_a_clean_close_changes_are_told_and_the_next_start_is_noticed():
-    with open_directory() as directory:
-        path = directory / "hashcost.db"
+    with open_directory() as directory, open_directory(0o777) as outside:
+        path, seen = directory / "hashcost.db", outside / "seen"
         stored_site(path, machine(1, reading()))
         path.chmod(0o444)
         directory.chmod(0o555)
-        written = Timer(2.0, os.utime, (path, (2e9, 2e9)))
-        written.start()
-        ran = python(WATCHED_BY_NOBODY.format(path=str(path), written=2e9), nobody=True)
-        written.join()
+
+        def write_once_it_was_seen():
+            until = time.monotonic() + 50
+            while not seen.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            os.utime(path, (2e9, 2e9))
+
+        writer = Thread(target=write_once_it_was_seen)
+        writer.start()
+        code = WATCHED_BY_NOBODY.format(path=str(path), seen=str(seen), written=2e9)
+        ran = python(code, nobody=True)
+        writer.join()
         assert (ran.stdout, ran.stderr) == ("1 False\nTrue\n", "")
 
 
