@@ -107,17 +107,19 @@ class Curtailer:
             await self._withdraw_proposals()
         self._began = True
         await self._withdraw(views)
-        history = _History(self._reconciler)
-        decisions = decide(
-            [self._candidate(self._fleet[view.machine_id], view, history, picture) for view in picture.views],
-            self._site(picture),
-            self.policy,
-        )
-        for decision in decisions:
+        for decision in decide(*self.gathered(picture), self.policy):
             self._memory[decision.machine_id] = decision.memory
             self._note(decision, picture, views[decision.machine_id])
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
                 await self._order(decision, picture, views[decision.machine_id])
+
+    def gathered(self, picture: Picture) -> tuple[list[Candidate], Site]:
+        """What this round's decisions are made from."""
+        history = _History(self._reconciler)
+        candidates = [
+            self._candidate(self._fleet[view.machine_id], view, history, picture) for view in picture.views
+        ]
+        return candidates, self._site(picture)
 
     def doubtful_kw(self, picture: Picture) -> float:
         """What machines draw that mined a while ago and are silent now, as far as is known, kW."""

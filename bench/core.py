@@ -12,7 +12,7 @@ from sqlite_utils import Database
 
 from agent.appraisal import Terms
 from agent.curtailer import Curtailer
-from agent.curtailment import CurtailmentPolicy, Mode
+from agent.curtailment import CurtailmentPolicy, Mode, decide
 from agent.fleet import Fleet, Machine
 from agent.market.fixed import FixedHashprice
 from agent.market.quote import Market, take_market
@@ -131,13 +131,24 @@ async def _decide(fleet: Fleet, picture: Picture, runs: int) -> list[Figure]:
     async with Reconciler(_NoOrders(), [], clock=clock, patience=Patience(), ramp=ramp) as reconciler:
         curtailer = Curtailer(fleet, reconciler, CurtailmentPolicy(mode=Mode.OBSERVE), clock)
 
-        async def decide() -> dict[str, float]:
+        async def whole_step() -> dict[str, float]:
             cpu = process_time()
             await curtailer.decide(picture)
             return {"cpu_ms": (process_time() - cpu) * 1000}
 
-        results = await interleaved({OURS: decide}, runs)
-    return figures(f"decide {MACHINES}", "ms CPU", "cpu_ms", results, {OURS: 100.0})
+        gathered = curtailer.gathered(picture)
+
+        async def policy() -> dict[str, float]:
+            cpu = process_time()
+            decide(*gathered, curtailer.policy)
+            return {"cpu_ms": (process_time() - cpu) * 1000}
+
+        steps = await interleaved({OURS: whole_step}, runs)
+        decisions = await interleaved({OURS: policy}, runs)
+    return [
+        *figures(f"decide {MACHINES}", "ms CPU", "cpu_ms", decisions, {OURS: 100.0}),
+        *figures("  and gather what that is decided from, and note it", "ms CPU", "cpu_ms", steps),
+    ]
 
 
 async def _store(fleet: Fleet, market: Market, folder: Path, runs: int) -> list[Figure]:

@@ -90,7 +90,7 @@ async def each_family(there: BenchSite, rivals: Rivals, runs: int) -> list[Figur
     return all_found
 
 
-async def whole_round(there: BenchSite, rivals: Rivals, runs: int) -> list[Figure]:
+async def whole_round(there: BenchSite, rivals: Rivals, runs: int, *, with_pyasic: bool) -> list[Figure]:
     """A round over a whole site of which some are dead, hang, or talk nonsense. The silent ones' time is not to be the
     round's: theirs is bounded, and the others go on."""
     ours = Reader(there.found)
@@ -100,7 +100,7 @@ async def whole_round(there: BenchSite, rivals: Rivals, runs: int) -> list[Figur
     async with SiteControl(there.control) as control:
         for number, host in enumerate(sick):
             await control.set_fault(host, SICK[number % len(SICK)])
-        hows = (RUST, INCLUDE)
+        hows = (RUST, INCLUDE) if with_pyasic else (RUST,)
         contenders: dict[str, Run] = {OURS: Reader(there.found)}
         contenders |= {how: rival(rivals, how, there.found) for how in hows}
         results = await interleaved(contenders, runs)

@@ -25,6 +25,8 @@ class Size:
     """How much is measured."""
 
     runs: int
+    long_runs: int
+    """Of what takes long: whole rounds and scans."""
     poll_machines: int
     round_machines: int
     find_machines: int
@@ -35,11 +37,11 @@ class Size:
 
 
 WHOLE = Size(
-    runs=5, poll_machines=200, round_machines=10_000, find_machines=2_000, find_prefix=19, growth=(100, 10_000),
+    runs=5, long_runs=5, poll_machines=200, round_machines=10_000, find_machines=2_000, find_prefix=19, growth=(100, 10_000),
     agent_rounds=10, curtail_machines=2_000,
 )  # fmt: skip
 SHORT = Size(
-    runs=5, poll_machines=200, round_machines=500, find_machines=200, find_prefix=22, growth=(100, 1_000),
+    runs=5, long_runs=2, poll_machines=100, round_machines=500, find_machines=200, find_prefix=22, growth=(100, 1_000),
     agent_rounds=5, curtail_machines=100,
 )  # fmt: skip
 PARTS = ("poll", "core", "find", "round", "growth", "agent", "curtail", "terminal")
@@ -57,11 +59,11 @@ async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figu
             found += await core.after_a_round(folder, size.runs)
         if "find" in parts:
             async with site(size.find_machines, folder) as there:
-                found += await scanning.find(there, others, size.runs, size.find_prefix)
+                found += await scanning.find(there, others, size.long_runs, size.find_prefix)
         if "round" in parts:
             async with site(size.round_machines, folder) as there:
                 await others.ask("know", machines=there.for_rivals())
-                found += await polling.whole_round(there, others, size.runs)
+                found += await polling.whole_round(there, others, size.long_runs, with_pyasic=size is WHOLE)
         if "growth" in parts:
             found += await polling.growth(folder, size.growth, size.runs)
         if "agent" in parts:
