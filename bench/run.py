@@ -37,7 +37,8 @@ class Size:
 
 
 WHOLE = Size(
-    runs=5, long_runs=5, poll_machines=200, round_machines=10_000, find_machines=2_000, find_prefix=19, growth=(100, 10_000),
+    runs=5, long_runs=5, poll_machines=200, round_machines=10_000, find_machines=2_000, find_prefix=19,
+    growth=(100, 10_000),
     agent_rounds=10, curtail_machines=2_000,
 )  # fmt: skip
 SHORT = Size(
