@@ -222,9 +222,7 @@ def _wish(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> _Wish:
     automatic = _automatic(candidate, reason, site, policy)
     refusal = None
     if action is not None:
-        refusal = _refusal(
-            replace(candidate, memory=memory), action, reason, site, policy, automatic=automatic
-        )
+        refusal = _refusal(candidate, action, reason, site, policy, memory=memory, automatic=automatic)
     return _Wish(
         candidate=candidate,
         decision=Decision(
@@ -322,18 +320,23 @@ def _remember(
     memory = candidate.memory
     sleeps = tuple(at for at in memory.sleeps if now - at < timedelta(days=1))
     margin = candidate.decision_margin_usd_per_day
+
+    def after(regret_usd: float, wish: OrderAction | None) -> Memory:
+        return Memory(
+            regret_usd=regret_usd, wish=wish, updated_at=now, switched_at=memory.switched_at, sleeps=sleeps
+        )
+
     if margin is None:
-        return replace(memory, updated_at=now, sleeps=sleeps)
+        return after(memory.regret_usd, memory.wish)
     if action is None or reason in _NO_ECONOMICS:
-        return replace(memory, regret_usd=0.0, wish=None, updated_at=now, sleeps=sleeps)
+        return after(0.0, None)
     if memory.wish is not None and action is not memory.wish:  # it turned round: what was lost before is past
-        return replace(memory, regret_usd=0.0, wish=action, updated_at=now, sleeps=sleeps)
+        return after(0.0, action)
     if memory.wish is None:  # it has only just become right: before, not switching cost nothing
-        return replace(memory, wish=action, updated_at=now, sleeps=sleeps)
+        return after(memory.regret_usd, action)
     days = 0.0 if memory.updated_at is None else max(0.0, (now - memory.updated_at) / timedelta(days=1))
     gain = abs(margin) if better is None else better.decision_margin_usd_per_day - margin
-    regret_usd = memory.regret_usd + gain * days
-    return replace(memory, regret_usd=regret_usd, wish=action, updated_at=now, sleeps=sleeps)
+    return after(memory.regret_usd + gain * days, action)
 
 
 def _refusal(
@@ -343,6 +346,7 @@ def _refusal(
     site: Site,
     policy: CurtailmentPolicy,
     *,
+    memory: Memory,
     automatic: bool,
 ) -> Reason | None:
     """What stands against a switch of this one machine, the most basic first."""
@@ -360,9 +364,9 @@ def _refusal(
             return why
     if reason in _NO_ECONOMICS:
         return None
-    if not _worth_it(action, candidate, policy):
+    if not _worth_it(action, candidate, memory, policy):
         return Reason.ACCUMULATING
-    return _too_soon(action, candidate, site, policy)
+    return _too_soon(action, candidate.model, memory, site, policy)
 
 
 def _terms_allow(candidate: Candidate, reason: Reason) -> bool:
@@ -373,9 +377,9 @@ def _terms_allow(candidate: Candidate, reason: Reason) -> bool:
     return reason in _NO_ECONOMICS or candidate.economics is not Economics.NONE
 
 
-def _worth_it(action: OrderAction, candidate: Candidate, policy: CurtailmentPolicy) -> bool:
+def _worth_it(action: OrderAction, candidate: Candidate, memory: Memory, policy: CurtailmentPolicy) -> bool:
     if policy.rule is Rule.CUMULATIVE:
-        cost_usd = candidate.memory.regret_usd + _ahead_usd(action, candidate)
+        cost_usd = memory.regret_usd + _ahead_usd(action, candidate)
         return cost_usd >= policy.switching_cost_of(candidate.model) / 2
     margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
     return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
@@ -395,12 +399,11 @@ def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
 
 
 def _too_soon(
-    action: OrderAction, candidate: Candidate, site: Site, policy: CurtailmentPolicy
+    action: OrderAction, model: str, memory: Memory, site: Site, policy: CurtailmentPolicy
 ) -> Reason | None:
-    memory = candidate.memory
     if action is OrderAction.SLEEP and len(memory.sleeps) >= policy.cycles_per_day:
         return Reason.CYCLE_CAP
-    too_dear_usd = policy.override_cycles * policy.switching_cost_of(candidate.model)
+    too_dear_usd = policy.override_cycles * policy.switching_cost_of(model)
     if (
         0.0 < too_dear_usd <= memory.regret_usd
     ):  # where a cycle costs nothing, nothing says that waiting is dear
