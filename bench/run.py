@@ -16,7 +16,7 @@ from agent.config import Config
 from agent.event_loop import run
 from agent.limits import allow_files
 from bench import core, polling, scanning, terminal, whole_agent
-from bench.figures import Figure, write
+from bench.figures import Figure, show, write
 from bench.host import rivals, site
 
 
@@ -46,6 +46,7 @@ SHORT = Size(
     agent_rounds=5, curtail_machines=100,
 )  # fmt: skip
 PARTS = ("poll", "core", "find", "round", "growth", "agent", "curtail", "terminal")
+SHORT_PARTS = PARTS[:-1]
 
 
 async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figure]:
@@ -75,7 +76,9 @@ async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figu
                 await others.ask("know", machines=there.for_rivals())
                 found += await whole_agent.curtail(there, others, folder)
     if "terminal" in parts:
-        found += await asyncio.to_thread(terminal.terminal_figures, folder)
+        screens = await asyncio.to_thread(terminal.terminal_figures, folder)
+        show(screens)
+        found += screens
     return found
 
 
@@ -91,10 +94,11 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     warnings.simplefilter("ignore")
     allow_files(Config())
-    size, parts = (SHORT if options.short else WHOLE), tuple(options.parts) or PARTS
+    everything = SHORT_PARTS if options.short else PARTS
+    size, parts = (SHORT if options.short else WHOLE), tuple(options.parts) or everything
     with tempfile.TemporaryDirectory(prefix="hashcost-bench-") as name:
         found = run(measure(size, Path(name), parts))
-    if parts == PARTS:
+    if parts == everything:
         output = Path(__file__).parent / ("short.json" if options.short else "latest.json")
         write(found, output)
         sys.stdout.write(f"written to {output}\n")
