@@ -12,7 +12,7 @@ from drivers.driver import DriverError, Malformed, OutOfSockets, ReadOptions, Re
 from drivers.reading import Address, Family, Identity
 from drivers.reads import deadline, endpoint
 from drivers.transport import CGMINER_PORT, WHATSMINER_V3_PORT, ask_cgminer
-from drivers.web import fetch, overheard
+from drivers.web import browse, overheard
 
 WEB_PORT = 80
 _PROBE_SHARE = 0.5
@@ -79,9 +79,7 @@ async def _kind_by_rpc(address: Address, options: ReadOptions) -> object:
 async def _kind_by_web(address: Address, options: ReadOptions) -> object | None:
     """What the first page looks like; None if there is none, or one that says nothing."""
     try:
-        page = await fetch(
-            endpoint(address, WEB_PORT, options, share=_PROBE_SHARE), "/", follow_redirects=True
-        )
+        page = await browse(endpoint(address, WEB_PORT, options, share=_PROBE_SHARE), "/")
     except OutOfSockets:
         raise
     except DriverError:
@@ -91,7 +89,7 @@ async def _kind_by_web(address: Address, options: ReadOptions) -> object | None:
 
 
 async def _by_web(address: Address, options: ReadOptions) -> Identity:
-    page = await fetch(endpoint(address, WEB_PORT, options, share=_PROBE_SHARE), "/", follow_redirects=True)
+    page = await browse(endpoint(address, WEB_PORT, options, share=_PROBE_SHARE), "/")
     kind = _pyasic.kind_by_page(page)
     kinds = _pyasic.KINDS
     if kind is None:

@@ -27,6 +27,7 @@ from drivers.driver import (
     Unreachable,
     Unsupported,
 )
+from drivers.http import respond
 from drivers.transport import Answer, decode_object
 
 _SILENT_CLOSE = "without sending a response"
@@ -34,7 +35,6 @@ _OK = 200
 _DENIED = {401, 403}
 _BAD_REQUEST = 400
 _ABSENT = {404, 405, 501}
-_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +154,32 @@ async def fetch(
     path: str,
     auth: httpx.Auth | None = None,
     *,
-    follow_redirects: bool = False,
     post: Answer | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Page:
     """GET one page, or POST an object to it. Raises `DriverError`, its `sent` as in `transport.exchange`."""
+    method, url = "GET" if post is None else "POST", f"http://{endpoint.host}:{endpoint.port}{path}"
+    try:
+        async with asyncio.timeout(endpoint.call_s):
+            flow = (auth or httpx.Auth()).sync_auth_flow(
+                httpx.Request(method, url, json=post, headers=headers)
+            )
+            request = next(flow)
+            while True:
+                response = await respond(endpoint, request)
+                try:
+                    request = flow.send(response)
+                except StopIteration:
+                    return Page(response.status_code, response.headers, response.content)
+    except TimeoutError as error:
+        detail = f"no complete answer on http port {endpoint.port} in time"
+        raise NoAnswer(endpoint.name, detail, sent=True) from error
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # a challenge that is none
+        raise Malformed(endpoint.name, f"http port {endpoint.port}: {error}", sent=True) from error
+
+
+async def browse(endpoint: Endpoint, path: str) -> Page:
+    """GET one page as a browser would, following where it leads. Raises `DriverError`."""
     timeout = httpx.Timeout(endpoint.call_s, connect=endpoint.connect_s)
     try:
         async with (
@@ -168,18 +189,12 @@ async def fetch(
             ) as client,
         ):
             url = f"http://{endpoint.host}:{endpoint.port}{path}"
-            method = "GET" if post is None else "POST"
-            response = await client.request(
-                method, url, json=post, headers=headers, auth=auth, follow_redirects=follow_redirects
-            )
+            response = await client.get(url, follow_redirects=True)
             return Page(response.status_code, response.headers, response.content, tuple(response.history))
     except TimeoutError as error:
-        detail = f"no complete answer on http port {endpoint.port} in time"
-        raise NoAnswer(endpoint.name, detail, sent=True) from error
+        raise NoAnswer(endpoint.name, f"no complete answer on http port {endpoint.port} in time") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        found = http_failure(endpoint.name, endpoint.port, error)
-        found.sent = not isinstance(error, _BEFORE_SENDING)
-        raise found from error
+        raise http_failure(endpoint.name, endpoint.port, error) from error
 
 
 def http_failure(name: str, port: int, error: Exception) -> DriverError:

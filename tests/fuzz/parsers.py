@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from pydantic import ValidationError
 
 from agent import openadr
@@ -28,6 +29,7 @@ from drivers import antminer_answers, antminer_configuration, whatsminer_answers
 from drivers._pyasic import btminer, whatsminer_token
 from drivers.addresses import AddressError, parse_targets
 from drivers.catalogue import nameplate
+from drivers.http import HttpAnswer
 from drivers.transport import CgminerAnswer, decode_object
 from drivers.values import mapping
 
@@ -61,6 +63,17 @@ def cgminer(body: bytes) -> Any:
         received += more
         if (answer := take(received, ended)) is not None:
             return answer
+    return None
+
+
+def http(body: bytes) -> Any:
+    """As it arrives: in two pieces, then the end."""
+    take = HttpAnswer(httpx.Request("GET", "http://10.0.0.1/"))
+    received = bytearray(body[: len(body) // 2])
+    for more, ended in ((b"", False), (body[len(body) // 2 :], False), (b"", True)):
+        received += more
+        if (response := take(received, ended)) is not None:
+            return response.status_code, len(response.content)
     return None
 
 
@@ -275,8 +288,15 @@ row = ["10.0.0.1"]
 custom_power_w = 3000.0
 """
 
+PAGES = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}',
+    b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"a":1}\r\n0\r\n\r\n',
+    b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Digest realm="x", nonce="5d", qop="auth"\r\n\r\n<html>',
+)
+
 PARSERS = (
     Parser("cgminer", corpus("*/*/*.json"), cgminer, (ValueError,)),
+    Parser("http", PAGES, http, (ValueError,)),
     Parser("antminer", corpus("antminer/*/*.json"), antminer, (ValueError,)),
     Parser("antminer_power", (*corpus("antminer/*/*.txt"), b"miner power:3500"), antminer_power, ()),
     Parser("whatsminer_v2", corpus("whatsminer_v2/*/*.json"), whatsminer_v2, (ValueError,)),

@@ -1,0 +1,132 @@
+"""One HTTP request to a machine and one response, over a `Connection` of its own: a third of what a client costs."""
+
+import re
+from dataclasses import dataclass
+
+import httpx
+
+from drivers.connection import Endpoint
+from drivers.transport import exchange
+
+_HEAD_BYTES = 64 * 1024
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?: [^\r\n]*)?")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
+_CHUNK_LINE_BYTES = 256
+_WITHOUT_BODY = {204, 304}
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "hashcost"}
+
+
+async def respond(endpoint: Endpoint, request: httpx.Request) -> httpx.Response:
+    """The whole response to a request whose body is in memory. Raises `DriverError`, as `transport.exchange`."""
+    response: httpx.Response = await exchange(endpoint, wire(request), HttpAnswer(request))
+    return response
+
+
+def wire(request: httpx.Request) -> bytes:
+    """A request as it is sent; the connection ends with the response."""
+    headers = {name.title(): value for name, value in request.headers.items()}
+    lines = [f"{request.method} {request.url.raw_path.decode('ascii')} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in {**_HEADERS, **headers}.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + request.read()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """Status, headers, and where the body begins; `length` None means until the connection ends."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body_at: int
+    length: int | None
+    chunked: bool
+
+
+class HttpAnswer:
+    """Takes one response. Everything is bounded by what a connection receives; nothing that came is looked at twice."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self._request = request
+        self._head: _Head | None = None
+        self._next = 0
+        self._chunks: list[bytes] = []
+
+    def __call__(self, received: bytearray, ended: bool) -> httpx.Response | None:
+        """The response, or None while it is not complete. Raises ValueError."""
+        if self._head is None:
+            self._head = _head(received, self._next)
+            while self._head is not None and 100 <= self._head.status < 200:  # it goes on with the real one
+                self._next = self._head.body_at
+                self._head = _head(received, self._next)
+        head = self._head
+        body = None if head is None else self._body(head, received, ended)
+        if head is not None and body is not None:
+            return httpx.Response(head.status, headers=head.headers, content=body, request=self._request)
+        if ended:
+            raise ValueError("the response was cut")
+        return None
+
+    def _body(self, head: _Head, received: bytearray, ended: bool) -> bytes | None:
+        if head.status in _WITHOUT_BODY:
+            return b""
+        if head.chunked:
+            return self._chunked(head, received)
+        if head.length is None:
+            return bytes(received[head.body_at :]) if ended else None
+        end = head.body_at + head.length
+        return bytes(received[head.body_at : end]) if len(received) >= end else None
+
+    def _chunked(self, head: _Head, received: bytearray) -> bytes | None:
+        at = max(self._next, head.body_at)
+        while True:
+            end = received.find(b"\r\n", at, at + _CHUNK_LINE_BYTES)
+            if end < 0:
+                if len(received) - at >= _CHUNK_LINE_BYTES:
+                    raise ValueError("a chunk without its size")
+                return None
+            size = _CHUNK_SIZE.fullmatch(received, at, end)
+            if size is None:
+                raise ValueError("a chunk without its size")
+            length = int(size[1], 16)
+            if length == 0:
+                return b"".join(self._chunks)
+            if len(received) < end + 2 + length + 2:
+                return None
+            if received[end + 2 + length : end + 4 + length] != b"\r\n":
+                raise ValueError("a chunk of another size than it says")
+            self._chunks.append(bytes(received[end + 2 : end + 2 + length]))
+            at = self._next = end + 4 + length
+
+
+def _head(received: bytearray, at: int) -> _Head | None:
+    """Status line and headers, or None while they are not complete. Raises ValueError."""
+    end = received.find(b"\r\n\r\n", at, at + _HEAD_BYTES)
+    if end < 0:
+        if not received.startswith(b"HTTP/"[: len(received) - at], at) or len(received) - at >= _HEAD_BYTES:
+            raise ValueError(f"not HTTP: {bytes(received[at : at + 40])!r}")
+        return None
+    first, *lines = bytes(received[at:end]).split(b"\r\n")
+    status = _STATUS_LINE.fullmatch(first)
+    if status is None:
+        raise ValueError(f"not HTTP: {first[:40]!r}")
+    headers = [_header(line) for line in lines]
+    found = dict(headers)
+    if found.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise ValueError("an encoding that nobody asked for")  # nor is it unpacked: it may be a bomb
+    chunked = found.get(b"transfer-encoding", b"").lower() == b"chunked"
+    length = found.get(b"content-length")
+    if length is not None and not length.isdigit():
+        raise ValueError(f"a length that is no number: {length[:40]!r}")
+    return _Head(
+        status=int(status[1]),
+        headers=headers,
+        body_at=end + 4,
+        length=None if length is None else int(length),
+        chunked=chunked,
+    )
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(b":")
+    if not colon or not name.strip():
+        raise ValueError(f"a header without a name: {line[:40]!r}")
+    return name.strip().lower(), value.strip()
