@@ -272,6 +272,12 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
         except httpx.HTTPError as error:
             overhear(error)
             raise
+        except (
+            AttributeError
+        ) as error:  # anyio asks uvloop for the socket of a connection that is gone already
+            lost = httpx.ReadError("connection lost", request=request)
+            overhear(lost)
+            raise lost from error
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = _Limited(response.stream, self._max_bytes)
         return response

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from drivers.connection import Endpoint
 from drivers.driver import ConnectionLost, DriverError, Malformed, NoAnswer, OutOfSockets, Oversized, Refused
 from drivers.transport import CgminerAnswer, ask_cgminer, ask_framed, decode_object
+from drivers.web import browse, overheard
 
 VALUES = st.recursive(
     st.none()
@@ -226,6 +228,18 @@ async def test_cancelled_from_outside_leaves_nothing(servers, peers, leftovers, 
     with leftovers(within_s=0.2), pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await ask_cgminer(endpoint(f"{network}.1"), {"command": "summary"})
+
+
+async def test_httpx_on_a_connection_that_is_gone_at_once_is_a_lost_connection(network, monkeypatch) -> None:
+    """On uvloop anyio finds no socket any more then, and httpx lets its AttributeError out: seen on a busy site."""
+
+    async def gone(*_: Any) -> httpx.Response:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", gone)
+    with overheard() as heard, pytest.raises(ConnectionLost):
+        await browse(endpoint(f"{network}.1", 80), "/")
+    assert [type(each) for each in heard] == [httpx.ReadError]
 
 
 def test_every_error_has_a_kind_of_its_own() -> None:
