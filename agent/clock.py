@@ -16,6 +16,8 @@ class Clock:
 
     now: Callable[[], datetime] = _utc_now
     speed: float = 1.0
+    monotonic_s: Callable[[], float] = monotonic
+    """The host's seconds, which nobody sets back or forward; `speed` makes this clock's of them."""
 
 
 def simulated_clock(*, utc: datetime, monotonic_s: float, speed: float) -> Clock:

@@ -57,6 +57,8 @@ class Curtailer:
         """A person curtailed the whole site."""
         self.obligation: Obligation | None = None
         self._began = False
+        self._now: Site | None = None
+        """The site of the round that is being decided."""
         self._fleet = fleet
         self._reconciler = reconciler
         self._clock = clock
@@ -106,6 +108,7 @@ class Curtailer:
         if self.policy.mode is Mode.AUTO and not self._began:
             await self._withdraw_proposals()
         self._began = True
+        self._now = self._site(picture)
         await self._withdraw(views)
         for decision in decide(*self.gathered(picture), self.policy):
             self._memory[decision.machine_id] = decision.memory
@@ -124,7 +127,17 @@ class Curtailer:
     def doubtful_kw(self, picture: Picture) -> float:
         """What machines draw that mined a while ago and are silent now, as far as is known, kW."""
         doubtful_w = 0.0
+        going = {
+            order.machine_id
+            for order in self._reconciler.open_orders().values()
+            if order.action is OrderAction.SLEEP
+            and order.state in (OrderState.DISPATCHING, OrderState.DISPATCHED)
+        }
         for view in picture.views:
+            if (
+                view.machine_id in going
+            ):  # it was told to; while it has time, that it says nothing says nothing
+                continue
             last = self._fleet[view.machine_id].reading
             if view.run_state is not RunState.UNKNOWN or last is None or last.implausible is not None:
                 continue
@@ -191,8 +204,9 @@ class Curtailer:
     async def _withdraw(self, views: dict[MachineId, MachineView]) -> None:
         """Orders of the policy that were not sent go when their reason went."""
         for order in self._reconciler.open_orders().values():
+            retried = self.obligation is None or order.action is not OrderAction.WAKE
             unsent = order.state is OrderState.PROPOSED or (
-                order.state is OrderState.APPROVED and not order.attempts
+                order.state is OrderState.APPROVED and not (order.attempts and retried)
             )
             view = views.get(order.machine_id)
             if (
@@ -203,11 +217,20 @@ class Curtailer:
             ):
                 await self._reconciler.withdraw(order)
 
+    def _is_over_target(self) -> bool:
+        """More is drawn, or will be by what is ordered, than the grid is owed."""
+        site, owed = self._now, self.obligation
+        return (
+            site is not None
+            and owed is not None
+            and site.load_kw + site.coming_kw + site.doubtful_kw - site.leaving_kw > owed.target_kw
+        )
+
     def _still_wanted(self, order: Order, view: MachineView) -> bool:
         if order.reason == Reason.OBLIGATION:
             return self.obligation is not None
-        if self.obligation is not None and order.reason not in (Reason.DRIFT, Reason.OBLIGATION_OVER):
-            return False  # economics step aside, and a machine that is asked for may be shed
+        if self.obligation is not None and self._is_over_target() and order.reason != Reason.DRIFT:
+            return False  # others step aside: a machine that is asked for may be shed, and none is to come
         if order.reason in _STAND:
             return order.reason == Reason.DRIFT or self.closed is (order.reason == Reason.OPERATOR)
         if order.action is OrderAction.SET_MODE:

@@ -261,7 +261,8 @@ def _wanted(
     if site.obligation is not None:
         if _is_to_be_put_back(candidate, site, policy):  # what is owed now may leave room for it
             return OrderAction.WAKE, Reason.OBLIGATION_OVER, None
-        return *_wanted_by_grid(candidate, site, site.obligation), None
+        if (wanted := _wanted_by_grid(candidate, site, site.obligation)) is not None:
+            return *wanted, None
     if site.closed and candidate.run_state is RunState.MINING:
         return OrderAction.SLEEP, Reason.OPERATOR, None
     if _is_to_be_put_back(candidate, site, policy):
@@ -284,11 +285,14 @@ def _wanted_by_economics(candidate: Candidate) -> tuple[OrderAction | None, Reas
 
 def _wanted_by_grid(
     candidate: Candidate, site: Site, obligation: Obligation
-) -> tuple[OrderAction | None, Reason]:
+) -> tuple[OrderAction | None, Reason] | None:
+    """To shed it while too much is drawn, to leave asleep what there is no room for; None leaves it to the others."""
+    over = site.load_kw + site.doubtful_kw - site.leaving_kw > obligation.target_kw
     if candidate.run_state is RunState.MINING and candidate.power_w is not None:
-        over = site.load_kw + site.doubtful_kw - site.leaving_kw > obligation.target_kw
-        return (OrderAction.SLEEP if over else None), Reason.OBLIGATION
-    return None, Reason.OBLIGATION if candidate.ours else candidate.recommendation.reason
+        return (OrderAction.SLEEP, Reason.OBLIGATION) if over else None
+    kw = (candidate.power_w or 0.0) / 1000
+    room_kw = obligation.target_kw * (1 - GRID_ROOM) - site.load_kw - site.coming_kw - site.doubtful_kw
+    return (None, Reason.OBLIGATION) if candidate.ours and kw > room_kw else None
 
 
 def _is_to_be_put_back(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> bool:
@@ -463,16 +467,21 @@ class Headroom:
         if self._obligation is not None and reason is Reason.OBLIGATION:
             owed = self._least_kw + self._doubtful_kw > self._obligation.target_kw
             return None if owed else Reason.OBLIGATION
-        if self._obligation is not None and reason is Reason.OBLIGATION_OVER:
-            room_kw = self._obligation.target_kw * (1 - GRID_ROOM)
-            if self._most_kw + self._doubtful_kw + change_kw > room_kw:
-                return Reason.OBLIGATION
+        if (beyond := self.beyond_obligation(change_kw)) is not None:
+            return beyond
         below = self._least_kw + change_kw < self._policy.min_site_kw
         if change_kw < 0 and below and reason is not Reason.OPERATOR:
             return Reason.SITE_MINIMUM_LOAD
         most = self._policy.max_site_kw
         too_much = change_kw > 0 and most is not None and self._most_kw + change_kw > most
         return Reason.SITE_MAXIMUM_LOAD if too_much else None
+
+    def beyond_obligation(self, change_kw: float) -> Reason | None:
+        """Whether the grid leaves no room for more load."""
+        if self._obligation is None or change_kw <= 0:
+            return None
+        room_kw = self._obligation.target_kw * (1 - GRID_ROOM)
+        return Reason.OBLIGATION if self._most_kw + self._doubtful_kw + change_kw > room_kw else None
 
     def use(self, change_kw: float) -> None:
         """The change is ordered."""
@@ -493,9 +502,9 @@ class _Budget:
         """Use up what a wish needs, or say which limit stands against it."""
         action = wish.decision.action
         assert action is not None  # noqa: S101 - only wishes come here
-        if not wish.decision.automatic:
-            return None
         kw, change_kw = (wish.candidate.power_w or 0.0) / 1000, _change_kw(wish)
+        if not wish.decision.automatic:
+            return self._headroom.beyond_obligation(change_kw)
         limit = self._headroom.limit(change_kw, wish.decision.reason) or self._ramp_limit(action, kw)
         if limit is None:
             self._kw[action] += kw

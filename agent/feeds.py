@@ -32,7 +32,8 @@ FIRST_ANSWERS_S = 5.0
 """How long the first round waits for prices; it goes on without them."""
 POWER_PRICE, POWER_TOPIC = "power_price", "power_topic"
 PROGRESS_S = 3600.0
-"""A source that fails is asked more and more rarely, but more often than this."""
+"""A source that fails is asked more and more rarely, but more often than this, unless it is configured to be asked more
+rarely still."""
 
 
 class Feeds:
@@ -44,6 +45,8 @@ class Feeds:
         self._pulse = pulse
         self._fetcher = Fetcher(clock)
         self._tasks: list[asyncio.Task[None]] = []
+        openadr = config.obligations.openadr
+        self._slowest_s = max(config.power.poll_s, 0.0 if openadr is None else openadr.poll_s)
         self._group = asyncio.TaskGroup()
         self._live: LiveHashprice | None = None
         if config.market.source == "live":
@@ -87,7 +90,7 @@ class Feeds:
             await self._fetcher.__aexit__()
 
     def _beat(self, name: str) -> None:
-        self._pulse.beat(name, next_within_s=PROGRESS_S)
+        self._pulse.beat(name, next_within_s=max(PROGRESS_S, 2 * self._slowest_s))
 
     def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         self._tasks.append(self._group.create_task(supervise(name, run, pulse=self._pulse)))

@@ -24,6 +24,8 @@ REDIRECTS = 3
 CACHED_PAGES = 32
 LONGEST_CACHE = timedelta(minutes=15)
 USER_AGENT = "hashcost"
+LONGEST_RETRY_AFTER_S = 3000.0
+"""A source that wants to be left alone for longer is asked again all the same."""
 T = TypeVar("T")
 
 
@@ -101,10 +103,11 @@ class Fetcher:
         if self._client is not None:
             await self._client.aclose()
 
-    async def get(self, url: str, *, headers: dict[str, str] | None = None) -> Page:
-        """Fetch a page; what its source said not to have changed comes from memory. Raises `SourceError`."""
+    async def get(self, url: str, *, headers: dict[str, str] | None = None, fresh: bool = False) -> Page:
+        """Fetch a page; what its source said not to have changed comes from memory, unless it is to be
+        `fresh`. Raises `SourceError`."""
         cached, now = self._cache.get(url), self.clock.now()
-        if cached is not None and cached.expires_at is not None and now < cached.expires_at:
+        if not fresh and cached is not None and cached.expires_at is not None and now < cached.expires_at:
             return cached.page
         asked = dict(headers or {})
         if cached is not None and cached.etag is not None:
@@ -235,5 +238,5 @@ def pause_s(
     """Seconds until a source is asked again: its interval, twice as long after each failure in a row, never
     sooner than it asked for, and up to a tenth later by chance."""
     waits_s = min(interval_s * 2.0 ** min(failures, 10), max(longest_s, interval_s))
-    asked_s = 0.0 if retry_after_s is None else min(retry_after_s, longest_s)
+    asked_s = 0.0 if retry_after_s is None else min(retry_after_s, LONGEST_RETRY_AFTER_S)
     return max(waits_s, asked_s) * (1 + random.uniform(0.0, 0.1))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from agent.clock import Clock
@@ -23,27 +23,47 @@ SILENCE = "silence"
 CLOCK_ERROR = timedelta(seconds=60)
 """A message from further in the future was made by a clock that is wrong."""
 SHED, RELEASE = 0, 100
+GRACE_S = 60.0
+"""An agent that begins takes nobody for silent before this."""
 
 
 class Caller:
-    """One who may call. `calls` is what was said last; None while nothing was said since the agent began, so that what
-    was known before stands. `heard_at` is when that was said, at first when the agent began to listen."""
+    """One who may call. `calls` is what was said last; None while nothing was said or is remembered. `said_at` is when
+    that was meant, so that older words change nothing."""
 
-    def __init__(self, name: str, address: str, began_at: datetime) -> None:
+    def __init__(self, name: str, address: str, clock: Clock) -> None:
         self.name = name
         self.calls: list[Call] | None = None
-        self.heard_at = began_at
+        self.said_at: datetime | None = None
+        self._clock = clock
+        self._began_s = self._heard_s = clock.monotonic_s()
+        self._age_s = 0.0
+        """How old its last word was when it was heard."""
         self._status = SourceStatus(name=name, url=address)
         self._failures = 0
 
-    def hear(self, calls: list[Call], said_at: datetime) -> None:
-        """It said what it calls for."""
+    def remember(self, calls: list[Call], said_at: datetime) -> None:
+        """What it said before the agent began."""
+        self.calls, self.said_at = calls, said_at
+        self._age_s = max(0.0, (self._clock.now() - said_at).total_seconds())
+
+    def hear(self, calls: list[Call], said_at: datetime, *, problem: str | None = None) -> None:
+        """It said what it calls for; `problem` is what of it could not be read."""
+        now = self._clock.now()
+        if problem is None:
+            self.well()
+        else:
+            self.fail(SourceError("malformed", problem), now)
+        self.calls, self.said_at = calls, said_at
+        self._heard_s, self._age_s = self._clock.monotonic_s(), max(0.0, (now - said_at).total_seconds())
+        self._status = replace(self._status, answered_at=said_at, values=f"{len(calls)} calls")
+
+    def well(self) -> None:
+        """It can be heard."""
         if self._failures:
             log.info("event=source_recovered source=%s after_failures=%d", self.name, self._failures)
-        self._failures, self.calls, self.heard_at = 0, calls, said_at
-        self._status = SourceStatus(
-            name=self.name, url=self._status.url, answered_at=said_at, values=f"{len(calls)} calls"
-        )
+        self._failures = 0
+        self._status = replace(self._status, failure=None)
 
     def fail(self, error: SourceError, now: datetime) -> None:
         """It could not be heard, or made no sense."""
@@ -52,41 +72,49 @@ class Caller:
                 "event=source_failed source=%s kind=%s detail=%r", self.name, error.kind, error.detail
             )
         self._failures += 1
-        self._status = SourceStatus(
-            name=self.name,
-            url=self._status.url,
-            answered_at=self._status.answered_at,
-            values=self._status.values,
-            failed_at=now,
-            failure=str(error),
-        )
+        self._status = replace(self._status, failed_at=now, failure=str(error))
+
+    def is_silent(self, after_s: float) -> bool:
+        """Nothing was said for so long, by a clock that nobody sets. An agent that begins gives it a while to speak."""
+        now_s, speed = self._clock.monotonic_s(), self._clock.speed
+        since_s = self._age_s + (now_s - self._heard_s) * speed
+        return since_s >= after_s and (now_s - self._began_s) * speed >= min(after_s, GRACE_S)
 
     def status(self) -> SourceStatus:
         """How it is doing."""
         return self._status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FailSafe:
-    """What silence of a caller means: nothing new, or to shed to `shed_to_kw`."""
+    """What silence of a caller means: nothing new, or to shed to `shed_to_kw` until it speaks again."""
 
-    sheds: bool
-    shed_to_kw: float
-    after: timedelta
+    def __init__(self, *, sheds: bool, shed_to_kw: float, after_s: float) -> None:
+        self._sheds = sheds
+        self._shed_to_kw = shed_to_kw
+        self._after_s = after_s
+        self._calls: dict[str, Call] = {}
+
+    def remember(self, calls: Iterable[Call]) -> None:
+        """Silences that were acted on before the agent began: they go on until their callers speak."""
+        self._calls = {call.by: call for call in calls if self._sheds}
+
+    def spoken(self, caller: Caller) -> None:
+        """It said something."""
+        if not caller.is_silent(self._after_s):
+            self._calls.pop(caller.name, None)
 
     def calls(self, callers: Iterable[Caller], now: datetime) -> list[Call]:
-        """What the silence of those who have said nothing for too long calls for."""
-        return [
-            Call(
-                call_id=f"{SILENCE}-{caller.name}-{caller.heard_at:%Y%m%dT%H%M%S}",
-                source=SILENCE,
-                by=caller.name,
-                start=caller.heard_at + self.after,
-                to_kw=self.shed_to_kw,
-            )
-            for caller in callers
-            if self.sheds and now - caller.heard_at >= self.after
-        ]
+        """What silence calls for now."""
+        for caller in callers:
+            if self._sheds and caller.name not in self._calls and caller.is_silent(self._after_s):
+                self._calls[caller.name] = Call(
+                    call_id=f"{SILENCE}-{caller.name}-{now:%Y%m%dT%H%M%S}",
+                    source=SILENCE,
+                    by=caller.name,
+                    start=now,
+                    to_kw=self._shed_to_kw,
+                )
+        return list(self._calls.values())
 
 
 def target_of(heard: Heard) -> tuple[int, datetime]:
@@ -123,9 +151,7 @@ class GridCallers:
         self.loops: dict[str, Callable[[], Awaitable[None]]] = {}
         self._shed_to_kw = section.shed_to_kw or 0.0
         self._fail_safe = FailSafe(
-            sheds=section.on_silence == "shed",
-            shed_to_kw=self._shed_to_kw,
-            after=timedelta(seconds=section.silence_s),
+            sheds=section.on_silence == "shed", shed_to_kw=self._shed_to_kw, after_s=section.silence_s
         )
         if section.mqtt_topic:
             self._listen(section.mqtt_topic, mqtt)
@@ -138,13 +164,15 @@ class GridCallers:
                 client_id=given.client_id,
                 secret=given.secret() if given.has_secret else None,
                 token_url=given.token_url,
+                targets=given.targets,
+                load_unit=given.load_unit,
                 shed_to_kw=self._shed_to_kw,
             )
             caller = self._add(OPENADR, given.url)
             self.loops[OPENADR] = lambda: self._poll(vtn, caller, given.poll_s)
 
     def _add(self, name: str, address: str) -> Caller:
-        caller = Caller(name, address, self._clock.now())
+        caller = Caller(name, address, self._clock)
         self._callers.append(caller)
         return caller
 
@@ -156,6 +184,7 @@ class GridCallers:
             topic,
             self._clock.now,
             on_message=lambda heard: self._take(caller, heard),
+            on_connected=caller.well,
             on_failure=lambda detail: caller.fail(SourceError("unreachable", detail), self._clock.now()),
             on_progress=lambda: self._on_progress(MQTT),
         )
@@ -169,13 +198,14 @@ class GridCallers:
         except SourceError as error:
             caller.fail(error, heard.at)
             return
-        if caller.calls is not None and said_at < caller.heard_at:
+        if caller.said_at is not None and said_at < caller.said_at:
             return
         calls = []
         if target == SHED:
             begun = next(iter(caller.calls or []), None)
             calls = [begun or self._shed(caller, said_at)]
         caller.hear(calls, said_at)
+        self._fail_safe.spoken(caller)
 
     def _shed(self, caller: Caller, said_at: datetime) -> Call:
         return Call(
@@ -192,7 +222,9 @@ class GridCallers:
             now = self._clock.now()
             wait_s = None
             try:
-                caller.hear(await told(vtn.calls(now)), now)
+                events = await told(vtn.calls(now))
+                caller.hear(events.calls, now, problem=events.problem)
+                self._fail_safe.spoken(caller)
                 failures = 0
             except SourceError as error:
                 caller.fail(error, now)
@@ -200,6 +232,20 @@ class GridCallers:
             self._on_progress(caller.name)
             pause = pause_s(interval_s, failures, wait_s, longest_s=max(interval_s, 120.0))
             await asyncio.sleep(pause / self._clock.speed)
+
+    def remember(self, calls: Iterable[Call], said_at: Mapping[str, str]) -> None:
+        """What was called for before the agent began, and when each caller had said it (ISO-8601)."""
+        known = list(calls)
+        for caller in self._callers:
+            if caller.name in said_at:
+                own = [call for call in known if call.source == caller.name]
+                caller.remember(own, datetime.fromisoformat(said_at[caller.name]))
+        names = {caller.name for caller in self._callers}
+        self._fail_safe.remember(call for call in known if call.source == SILENCE and call.by in names)
+
+    def said_at(self) -> dict[str, str]:
+        """When each caller said what it said last, to be remembered."""
+        return {each.name: each.said_at.isoformat() for each in self._callers if each.said_at is not None}
 
     def said(self) -> Mapping[str, list[Call]]:
         """By source, what is called for now; who said nothing yet is not there. Silence is a source too."""

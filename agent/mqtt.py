@@ -13,6 +13,12 @@ RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
 BEAT_S = 20.0
 KEEPALIVE_S = 15
 TIMEOUT_S = 10.0
+REFUSED = 0x80
+"""Codes of a subscription from here on are refusals."""
+
+
+class MqttRefusedError(Exception):
+    """The broker lets us in, and does not let us hear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,7 @@ class Subscription:
         now: Callable[[], datetime],
         *,
         on_message: Callable[[Heard], None] = lambda _heard: None,
+        on_connected: Callable[[], None] = lambda: None,
         on_failure: Callable[[str], None] = lambda _detail: None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,6 +71,7 @@ class Subscription:
         """A message came, or the connection went, since whoever cleared this."""
         self._now = now
         self._on_message = on_message
+        self._on_connected = on_connected
         self._on_failure = on_failure
         self._on_progress = on_progress
         self._failures = 0
@@ -83,7 +91,7 @@ class Subscription:
         while True:
             try:
                 await self._listen()
-            except (MqttError, OSError, ValueError) as error:
+            except (MqttError, MqttRefusedError, OSError, ValueError) as error:
                 self._lost(str(error) or type(error).__name__)
             self._on_progress()
             await asyncio.sleep(pause_s(RETRY_S, self._failures, None, longest_s=LONGEST_RETRY_S))
@@ -103,9 +111,12 @@ class Subscription:
             timeout=TIMEOUT_S,
             max_queued_incoming_messages=1000,
         ) as client:
-            await client.subscribe(self.topic, qos=1)
+            granted = await client.subscribe(self.topic, qos=1)
+            if any(_is_refusal(code) for code in granted):
+                raise MqttRefusedError(f"the broker refuses a subscription to {self.topic}")
             beat = asyncio.create_task(self._beat())
             self._failures, self.failure = 0, None
+            self._on_connected()
             try:
                 async for message in client.messages:
                     self._take(message.payload, retained=bool(message.retain))
@@ -133,3 +144,9 @@ class Subscription:
         self._on_failure(detail)
         self.settled.set()
         self.news.set()
+
+
+def _is_refusal(code: object) -> bool:
+    """Of MQTT 3.1.1 a number, of 5 an object with one."""
+    number = getattr(code, "value", code)
+    return isinstance(number, int) and number >= REFUSED

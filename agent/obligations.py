@@ -13,6 +13,9 @@ from typing import Any
 
 from agent.errors import UsageError
 
+SEAM = timedelta(minutes=1)
+"""Calls that follow each other so closely are one to the load."""
+PAST = timedelta(minutes=15)
 OPERATOR = "operator"
 SCHEDULE = "schedule"
 
@@ -23,7 +26,7 @@ class ScheduleError(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A call to shed: to `to_kw`, or by `by_kw` under `reference_kw`, which is what the site drew when it began. It
+    """A call to shed: to `to_kw`, or by `by_kw` under `reference_kw`, which is what the site drew before it. It
     holds in [start, end), for ever without an end."""
 
     call_id: str
@@ -81,13 +84,29 @@ def call_of(data: Mapping[str, Any]) -> Call:
     )
 
 
-def begun(calls: Iterable[Call], now: datetime, load_kw: float | None) -> list[Call]:
-    """The calls that are not over; those that begin now remember what the site draws, as soon as that is known."""
+def begun(
+    calls: Iterable[Call], now: datetime, load_kw: float | None, past: Iterable[Call] = ()
+) -> list[Call]:
+    """The calls that are not over; those that begin now remember what the site draws, as soon as that is known. One
+    that begins while another holds, or on the end of one of the `past`, remembers what that one did: the load is shed
+    already, and to shed by so much is not meant on top of it."""
+    known = list(calls)
+
+    def reference(call: Call) -> float | None:
+        before = [
+            each.reference_kw
+            for each in (*known, *past)
+            if each.reference_kw is not None
+            and each.start <= call.start
+            and (each.end is None or each.end >= call.start - SEAM)
+        ]
+        return max(before, default=load_kw)
+
     return [
-        replace(call, reference_kw=load_kw)
-        if load_kw is not None and call.reference_kw is None and call.holds_at(now) and call.by_kw is not None
+        replace(call, reference_kw=reference(call))
+        if load_kw is not None and call.reference_kw is None and call.holds_at(now)
         else call
-        for call in calls
+        for call in known
         if not call.is_over(now)
     ]
 
@@ -220,6 +239,7 @@ class Obligations:
         self.calls = list(calls)
         self.problem: str | None = None
         """Why the schedule cannot be used as it is now; its last good state stands."""
+        self._past: list[Call] = []
         self.account: Account | None = None
         """How the site stands to the call in force."""
         self._schedule = schedule
@@ -232,7 +252,9 @@ class Obligations:
     def take(self, source: str, calls: Sequence[Call]) -> None:
         """What a source calls for now, in place of before; calls that are known keep what they began with."""
         known = {call.call_id: call for call in self.calls}
+        ids = {call.call_id for call in calls}
         kept = [call for call in self.calls if call.source != source]
+        self._past += [call for call in self.calls if call.source == source and call.call_id not in ids]
         self.calls = [*kept, *(_with_reference(call, known.get(call.call_id)) for call in calls)]
 
     def remove(self, call_id: str) -> bool:
@@ -244,8 +266,17 @@ class Obligations:
     def step(self, now: datetime, load_kw: float | None) -> Call | None:
         """Which call is in force; what begins now remembers the site's load. While that is not known, nothing is shed
         by so much of it."""
-        self.calls = begun(self.calls, now, load_kw)
+        recent = now - PAST
+        self._past = [call for call in self._past if call.end is None or call.end >= recent]
+        ended = [call for call in self.calls if call.is_over(now)]
+        past = [call for call in (*self._past, *ended) if call.end is not None]
+        self.calls = begun(self.calls, now, load_kw, past)
+        self._past = [call for call in past if call.end is not None and call.end >= recent]
         return owed(self.calls, now)
+
+    def owed(self, now: datetime, *, source: str | None = None) -> Call | None:
+        """The call in force that lets the site draw least, of all or of one source."""
+        return owed((call for call in self.calls if source in (None, call.source)), now)
 
     def read_schedule(self) -> None:
         """Take in the schedule if its file changed. Blocks. A bad one is told, and the last good one stays."""

@@ -23,11 +23,12 @@ from agent.config import Config
 from agent.control import ControlServer
 from agent.corrections import Corrections
 from agent.curtailer import Curtailer
-from agent.curtailment import Obligation
+from agent.curtailment import Mode, Obligation
 from agent.database import HELD, MODE
 from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
+from agent.grid import SILENCE
 from agent.herald import ALERTS, Herald
 from agent.host_keys import HostKeyFile
 from agent.inventory import Changes, Inventory
@@ -64,8 +65,8 @@ ROUND_INTERVALS = 2
 BASELINE_ROUNDS = 20
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
-OBLIGATIONS = "obligations"
-"""Name of the setting that holds the calls of the grid."""
+OBLIGATIONS, SAID_AT = "obligations", "obligations_said_at"
+"""Names of the settings that hold the calls of the grid, and when each caller said its last word."""
 BOOK_S = 20.0
 """How often it is looked whether an hour is to be booked."""
 PRICES_LATE = timedelta(minutes=20)
@@ -151,8 +152,11 @@ class Agent:
         await self._in_writer(self._store.save_setting, MODE, policy.mode.value)
         calls = await self._in_writer(self._store.setting, OBLIGATIONS)
         schedule = self.config.obligations.schedule_file
-        callers = {OPERATOR, *(() if schedule is None else (SCHEDULE,)), *self.feeds.grid.loops}
+        callers = {OPERATOR, *(() if schedule is None else (SCHEDULE,)), *self.feeds.grid.loops, SILENCE}
         known = [call_of(each) for each in json.loads(calls or "[]")]
+        said_at = await self._in_writer(self._store.setting, SAID_AT)
+        self.feeds.grid.remember(known, json.loads(said_at or "{}"))
+        self._said_at = self.feeds.grid.said_at()
         self.obligations = Obligations(
             [call for call in known if call.source in callers],  # of those who may still call
             None if schedule is None else Path(schedule),
@@ -342,9 +346,14 @@ class Agent:
         if self.obligations.problem is not None and self.obligations.problem != problem:
             log.error("event=schedule_refused detail=%r", self.obligations.problem)
         load_kw = site_load_kw(picture.views)
-        call = self.obligations.step(self._clock.now(), load_kw)
+        now = self._clock.now()
+        call = self.obligations.step(now, load_kw)
         if self.obligations.calls != before:
             await self._save_calls(self.obligations.calls)
+        if (said_at := self.feeds.grid.said_at()) != self._said_at:
+            await self._in_writer(self._store.save_setting, SAID_AT, json.dumps(said_at))
+            self._said_at = said_at
+        call = self._first_of(call, now, load_kw)
         await self._account(call, None if load_kw is None else load_kw + self.curtailer.doubtful_kw(picture))
         owed = None
         if call is not None and call.target_kw is not None:
@@ -355,6 +364,14 @@ class Agent:
                 "none" if owed is None else f"{owed.target_kw:g}", "-" if call is None else call.call_id,
             )  # fmt: skip
         self.curtailer.obligation = owed
+
+    def _first_of(self, call: Call | None, now: datetime, load_kw: float | None) -> Call | None:
+        """Where others may only propose, what an operator called for is carried out first, and then what is stricter is
+        proposed."""
+        own = self.obligations.owed(now, source=OPERATOR)
+        if self.config.curtailment.mode is not Mode.RECOMMEND or own is None or own.target_kw is None:
+            return call
+        return own if load_kw is None or load_kw > own.target_kw else call
 
     async def _account(self, call: Call | None, load_kw: float | None) -> None:
         """Tell how the site stands to what it owes, whenever that changes."""

@@ -9,6 +9,13 @@ from agent.config.secret import SecretSection
 from agent.mqtt import MISSING, Broker
 
 
+def plain_topic(topic: str) -> str:
+    """A topic without wildcards: several voices are not one. Raises `ValueError`."""
+    if any(sign in topic for sign in "#+\0") or len(topic.encode()) > 65_535:
+        raise ValueError(f"{topic!r:.60} is no single topic: it has a wildcard")
+    return topic
+
+
 class MqttSection(SecretSection):
     """An MQTT broker."""
 

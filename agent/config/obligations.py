@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.market import web_address
+from agent.config.mqtt import plain_topic
 from agent.config.secret import SecretSection
 from agent.config.section import Section
 
@@ -24,6 +25,14 @@ class OpenAdrSection(SecretSection):
     token_url: str = Field(
         default="", description="Where tokens are given; default: what the server says under /auth/server."
     )
+    targets: list[str] = Field(
+        default=[],
+        description="Targets of events that are wanted; a server of 3.1 tells targeted ones only if asked.",
+    )
+    load_unit: Literal["W", "KW", "MW"] | None = Field(
+        default=None,
+        description="Unit of a load where the event does not tell: it may stand in the programme.",
+    )
     poll_s: Annotated[float, Field(ge=10, le=3600)] = Field(
         default=60.0, description="Seconds between two looks at the events."
     )
@@ -40,13 +49,16 @@ class OpenAdrSection(SecretSection):
         return self
 
 
+Topic = Annotated[str, AfterValidator(plain_topic)]
+
+
 class ObligationsSection(Section):
     """Calls of the grid to shed load; operators give others with `hashcost shed`."""
 
     schedule_file: str | None = Field(
         default=None, description="CSV with start, end, to_kw, by_kw; read again when it changes."
     )
-    mqtt_topic: str = Field(
+    mqtt_topic: Topic = Field(
         default="",
         description='Topic of `{"target": 0 or 100, "timestamp": unix}`: 0 sheds to shed_to_kw, 100 releases.',
     )
@@ -83,6 +95,6 @@ class ObligationsSection(Section):
             raise ValueError("give shed_to_kw: the load that the site keeps when it is called to shed")
         if self.on_silence is None:
             raise ValueError("give on_silence: what its silence means is in the contract, 'keep' or 'shed'")
-        if self.openadr is not None and self.openadr.poll_s >= self.silence_s:
-            raise ValueError("silence_s must be longer than openadr.poll_s")
+        if self.openadr is not None and self.silence_s < 3 * self.openadr.poll_s:
+            raise ValueError("silence_s must be at least three times openadr.poll_s")
         return self

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.hours import clocks, span
 from agent.config.market import web_address
+from agent.config.mqtt import plain_topic
 from agent.config.secret import SecretSection
 from agent.config.section import Section
 from agent.tariff.account import ERCOT_TOKEN_URL, ErcotAccount
@@ -117,7 +118,9 @@ class PowerSection(SecretSection):
         default="start", description="Of json, csv and file: name of the interval's start."
     )
     price_column: str = Field(default="price", description="Of json, csv and file: name of the price.")
-    topic: str = Field(default="", description="Of mqtt: topic of messages that hold a number or JSON.")
+    topic: Annotated[str, AfterValidator(plain_topic)] = Field(
+        default="", description="Of mqtt: topic of messages that hold a number or JSON."
+    )
     pointer: str = Field(
         default="",
         pattern=r"^(/.*)?$",

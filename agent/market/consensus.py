@@ -148,7 +148,7 @@ def _of_the_chain(
     against = [each for each in sane if each not in with_it]
     if len(against) > len(with_it):  # the most trusted one is alone
         best, with_it, against = against[0], against, with_it
-    before = accepted.get(kind)
+    before = _witness(kind, accepted, now)
     if _jumps(kind, best.value, before) and len(with_it) < 2:
         return _unconfirmed(kind, [best], told, accepted, now)
     figure = _live(kind, best.value, best.source, best.observed_at)
@@ -158,6 +158,14 @@ def _of_the_chain(
     return replace(
         figure, detail=f"left out: {', '.join(each.source for each in against)}" if against else ""
     )
+
+
+def _witness(kind: Kind, accepted: Mapping[Kind, Figure], now: datetime) -> Figure | None:
+    """What was accepted before, if it is young enough to say anything of now."""
+    before = accepted.get(kind)
+    if before is None or before.observed_at is None or now - before.observed_at > SHOWN_AGE[kind]:
+        return None
+    return before
 
 
 def _agrees(kind: Kind, one: float, other: float) -> bool:
@@ -195,7 +203,7 @@ def _unconfirmed(
 ) -> Figure:
     """Too little, too absurd or too contradictory to accept: what was accepted before is held while it may be."""
     absurd = [each for each in told if not _plausible(each)]
-    before = accepted.get(kind)
+    before = _witness(kind, accepted, now)
     jumping = [each for each in sane if _jumps(kind, each.value, before)]
     odd = [*absurd, *jumping]
     state = PriceState.QUARANTINED if odd else PriceState.HELD

@@ -6,7 +6,7 @@ from typing import Self
 
 _CONNECT = 1
 _CONNACK, _PUBACK, _SUBACK, _PONG = 0x20, 0x40, 0x90, 0xD0
-_ACCEPTED, _BAD_LOGIN = 0, 4
+_ACCEPTED, _BAD_LOGIN, _REFUSED = 0, 4, 0x80
 _USERNAME, _PASSWORD, _WILL = 0x80, 0x40, 0x04
 
 
@@ -18,6 +18,8 @@ class SimulatedBroker:
         self.login = login
         self.port = port
         self.logins = 0
+        self.denied: set[str] = set()
+        """Topics that nobody may hear."""
         self._retained: dict[str, bytes] = {}
         self._clients: dict[asyncio.StreamWriter, set[str]] = {}
         self._server: asyncio.Server | None = None
@@ -82,10 +84,11 @@ class SimulatedBroker:
             kind, flags, body = await _packet(reader)
             match kind:
                 case 8:  # SUBSCRIBE
-                    topics = _topics(body[2:])
-                    self._clients[writer].update(topics)
-                    writer.write(bytes([_SUBACK, 2 + len(topics)]) + body[:2] + bytes(len(topics)))
-                    for topic in topics:
+                    topics = set(_topics(body[2:]))
+                    self._clients[writer].update(topics - self.denied)
+                    granted = bytes(_REFUSED if topic in self.denied else 0 for topic in topics)
+                    writer.write(bytes([_SUBACK, 2 + len(topics)]) + body[:2] + granted)
+                    for topic in topics - self.denied:
                         if topic in self._retained:
                             writer.write(_message(topic, self._retained[topic], retained=True))
                 case 3:  # PUBLISH

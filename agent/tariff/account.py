@@ -1,6 +1,6 @@
 """Accounts that some markets want beside a key: a token that is asked for with a name and a password, and expires."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.fetch import Fetcher, SourceError, data_of
 from agent.market.sources import at
@@ -18,9 +18,9 @@ class ErcotAccount:
     Source: ERCOT developer portal, "Registration and Authentication"."""
 
     username: str
-    password: str
+    password: str = field(repr=False)
     token_url: str = ERCOT_TOKEN_URL
-    _token: str | None = None
+    _token: str | None = field(default=None, repr=False)
 
     async def headers(self, fetcher: Fetcher) -> dict[str, str]:
         """What goes with a question. Raises `SourceError`."""

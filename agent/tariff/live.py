@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +61,7 @@ class WebFeed:
     market: feeds.Market
     wanted: feeds.Wanted
     fetcher: Fetcher
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     account: ErcotAccount | None = None
 
     async def prices(self, now: datetime) -> list[IntervalPrice]:

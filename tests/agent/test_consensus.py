@@ -270,6 +270,19 @@ def test_the_age_of_a_number_of_the_chain_never_falls_without_a_new_observation(
             youngest = told.observed_at
 
 
+def test_what_is_remembered_from_long_ago_is_no_witness():
+    """A site with one source of its own comes back after a month: the chain has gone on."""
+    month = timedelta(days=30)
+    old = {
+        kind: replace(each, observed_at=NOW - month)
+        for kind, each in agree(market(), {}, NOW).accepted.items()
+    }
+    ahead = HEIGHT + 144 * 30
+    told = agree([*chain(height=ahead), *tickers(PRICE, PRICE)], old, NOW)
+    assert figure(told, "height").value == ahead
+    assert told.quote is not None
+
+
 def test_what_was_accepted_outlives_the_agent_by_what_it_reported():
     """Without it the first word after a restart would meet no check of jumps."""
     agreed = agree(market(), {}, NOW)

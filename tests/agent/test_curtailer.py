@@ -18,6 +18,7 @@ from agent.policy import Reason
 from agent.reconciler import GIVE_UP_FOR, REJECTED, Ramp, Reconciler, Sighting
 from agent.store import Reader, Store
 from agent.terms import MachineTerms
+from drivers.driver import Refused
 from drivers.reading import PowerMode
 from tests.agent.builders import (
     NOW,
@@ -373,6 +374,32 @@ async def test_a_milder_call_lets_back_what_it_has_room_for(store):
         assert sorted(sent(rounds, number) for number in (1, 2)) == [["sleep"], ["sleep", "wake"]]
         await rounds.round(CHEAP)  # the wake is on its way, and is not taken back
         assert [order.action for order in rounds.orders() if order.is_open] == [OrderAction.WAKE]
+
+
+async def test_a_machine_that_says_nothing_while_it_goes_to_sleep_is_not_replaced_by_another(store):
+    worse, better = reading(hashrate_ths=150.0), reading()
+    async with site(store, worse, better, better, better) as rounds:
+        await rounds.round(CHEAP)
+        rounds.curtailer.obligation = Obligation(target_kw=10.6)
+        await rounds.round(CHEAP)
+        assert sent(rounds, 1) == ["sleep"]
+        rounds.fleet[mac(1)].apply(failure())
+        await rounds.round(CHEAP)
+        assert [sent(rounds, number) for number in (2, 3, 4)] == [[], [], []]
+
+
+async def test_a_wake_that_failed_is_not_tried_again_under_a_new_call(store):
+    async with site(store, reading()) as rounds:
+        await shed(rounds, 1)
+        rounds.drivers[mac(1)].refuses = Refused("10.0.0.1", "nobody listens")
+        rounds.curtailer.obligation = None
+        await rounds.round(CHEAP)
+        rounds.drivers[mac(1)].refuses = None
+        tried = len(sent(rounds, 1))
+        rounds.curtailer.obligation = OWED
+        for _ in range(3):
+            await rounds.round(CHEAP, seconds=70)
+        assert len(sent(rounds, 1)) == tried
 
 
 async def test_what_was_proposed_is_decided_anew_by_an_agent_that_may_act(store):

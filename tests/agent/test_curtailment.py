@@ -440,7 +440,21 @@ def test_an_obligation_sheds_down_to_its_target_the_least_efficient_first():
 def test_an_obligation_that_is_met_sheds_nothing_and_wakes_nothing():
     decisions = decide([*earners(2), sleeper(9)], owed(target_kw=7.0, load_kw=7.0), POLICY)
     assert [made.action for made in decisions] == [None] * 3
-    assert {made.reason for made in decisions} == {Reason.OBLIGATION}
+    reasons = {made.machine_id: made.reason for made in decisions}
+    assert reasons == {
+        mac(1): Reason.ABOVE_BREAKEVEN, mac(2): Reason.ABOVE_BREAKEVEN, mac(9): Reason.OBLIGATION,
+    }  # fmt: skip
+
+
+def test_a_call_that_binds_nobody_leaves_economics_to_it():
+    """A site's standing limit may hold for ever."""
+    wide = owed(target_kw=1e6, load_kw=7.0)
+    assert decision(candidate(1), wide).action is OrderAction.SLEEP
+    earning = sleeper(2, memory=switched(86_400, regret_usd=1.0, wish=OrderAction.WAKE))
+    assert decision(earning, wide).action is OrderAction.WAKE
+    assert decision(earning, owed(target_kw=8.0, load_kw=7.0)).reason is Reason.OBLIGATION
+    proposed = decide([earning], owed(target_kw=8.0, load_kw=7.0), replace(POLICY, mode=Mode.RECOMMEND))
+    assert [made.action for made in proposed] == [None]
 
 
 def test_what_a_milder_call_leaves_room_for_comes_back_with_a_margin():

@@ -47,6 +47,11 @@ def heard(body, at=NOW, *, retained=False):
     )
 
 
+def clock_of(hand):
+    """A clock whose seconds go along with its hands."""
+    return Clock(now=hand, monotonic_s=lambda: hand().timestamp())
+
+
 async def until(holds, within_s=5.0):
     end = monotonic() + within_s
     while not holds():
@@ -101,7 +106,13 @@ def test_whatever_is_said_on_a_topic_is_a_target_or_a_failure(body):
 
 
 def asked(raw, now=NOW):
-    return [(call.to_kw, call.by_kw) for call in calls_of([raw], now, shed_to_kw=20.0, by="vtn")]
+    return [(call.to_kw, call.by_kw) for call in read(raw, now=now)]
+
+
+def read(*raw, now=NOW, **changes):
+    told = calls_of(raw, now, **{"shed_to_kw": 20.0, "by": "vtn", "load_unit": "KW", **changes})
+    assert told.problem is None
+    return told.calls
 
 
 @pytest.mark.parametrize(
@@ -123,9 +134,9 @@ def test_an_event_calls_for_what_its_payload_says(payload, value, units, call):
 
 
 def test_an_event_holds_for_its_interval():
-    (call,) = calls_of([event("SIMPLE", 1, start=NOW, lasts=2 * HOUR)], NOW, shed_to_kw=1.0, by="vtn")
+    (call,) = read(event("SIMPLE", 1, start=NOW, lasts=2 * HOUR))
     assert (call.start, call.end, call.source) == (NOW, NOW + 2 * HOUR, "openadr")
-    assert calls_of([event("SIMPLE", 1, start=NOW - 2 * HOUR)], NOW, shed_to_kw=1.0, by="vtn") == []
+    assert read(event("SIMPLE", 1, start=NOW - 2 * HOUR)) == []
 
 
 def test_intervals_follow_each_other():
@@ -134,15 +145,9 @@ def test_intervals_follow_each_other():
         {"id": number, "payloads": [{"type": "SIMPLE", "values": [level]}]}
         for number, level in enumerate((1, 0, 2))
     ]
-    calls = calls_of([raw], NOW, shed_to_kw=1.0, by="vtn")
+    calls = read(raw)
     assert [call.start for call in calls] == [NOW, NOW + 2 * HOUR]
     assert len({call.call_id for call in calls}) == 2
-
-
-def test_now_and_for_ever_have_words_of_their_own():
-    raw = event("SIMPLE", 1, start="0000-00-00", lasts="P9999Y")
-    (call,) = calls_of([raw], NOW, shed_to_kw=1.0, by="vtn")
-    assert (call.start, call.end) == (datetime(2026, 1, 1, tzinfo=UTC), None)
 
 
 @pytest.mark.parametrize(
@@ -163,10 +168,43 @@ def test_now_and_for_ever_have_words_of_their_own():
         },
     ],
 )
-def test_an_event_that_cannot_be_read_is_not_passed_over(spoilt):
-    raw = event("SIMPLE", 1, start=NOW) | spoilt
-    with pytest.raises(SourceError, match="event 'e1'"):
-        calls_of([raw], NOW, shed_to_kw=1.0, by="vtn")
+def test_an_event_that_cannot_be_read_is_told_and_hides_no_other(spoilt):
+    good, bad = event("SIMPLE", 1, start=NOW, event_id="good"), event("SIMPLE", 1, start=NOW) | spoilt
+    told = calls_of([bad, good], NOW, shed_to_kw=1.0, by="vtn")
+    assert [call.call_id for call in told.calls] == ["openadr-good-0-SIMPLE"]
+    assert "event 'e1'" in told.problem
+
+
+def test_what_calls_nobody_need_not_be_readable():
+    prices = event("PRICE", 1, start="soon") | {"intervalPeriod": {"start": "soon"}}
+    assert read(prices, event("PRICE", "n/a", start=NOW)) == []
+
+
+def test_a_load_has_a_unit_by_the_event_or_by_the_configuration():
+    unitless = event("IMPORT_CAPACITY_LIMIT", 2, start=NOW)
+    told = calls_of([unitless], NOW, shed_to_kw=1.0, by="vtn")
+    assert told.calls == []
+    assert "give obligations.openadr.load_unit" in told.problem
+    assert [call.to_kw for call in read(unitless, load_unit="MW")] == [2000.0]
+
+
+@pytest.mark.parametrize(
+    ("start", "lasts", "call"),
+    [
+        ("0000-00-00", "P9999Y", (datetime(2026, 1, 1, tzinfo=UTC), None)),
+        ("0001-01-01T00:00:00Z", "P9999Y", (datetime(2026, 1, 1, tzinfo=UTC), None)),
+        (NOW, "PT0S", (NOW, None)),
+        (NOW, "P1D", (NOW, NOW + 24 * HOUR)),
+    ],
+)
+def test_now_for_ever_and_at_once_have_words_of_their_own(start, lasts, call):
+    (told,) = read(event("SIMPLE", 1, start=start, lasts=lasts))
+    assert (told.start, told.end) == call
+
+
+def test_targets_of_either_version_are_no_obstacle():
+    for targets in (["hall-a"], [{"type": "GROUP", "values": ["hall-a"]}], None):
+        assert len(read(event("SIMPLE", 1, start=NOW) | {"targets": targets})) == 1
 
 
 @pytest.fixture
@@ -186,12 +224,12 @@ async def test_a_server_is_asked_with_a_token_of_its_own_and_a_new_one_when_that
     vtn.events = [event("SIMPLE", 1, start=NOW)]
     async with Fetcher(Clock(now=HandClock())) as fetcher:
         client = client_of(vtn, fetcher)
-        assert len(await client.calls(NOW)) == 1
+        assert len((await client.calls(NOW)).calls) == 1
         vtn.expire()
-        assert len(await client.calls(NOW)) == 1
+        assert len((await client.calls(NOW)).calls) == 1
         with pytest.raises(SourceError, match="status_401"):
             await client_of(vtn, fetcher, secret="guessed").calls(NOW)
-        assert len(await client_of(vtn, fetcher, client_id=None, secret=vtn.token).calls(NOW)) == 1
+        assert len((await client_of(vtn, fetcher, client_id=None, secret=vtn.token).calls(NOW)).calls) == 1
         with pytest.raises(SourceError, match="status_403"):
             await client_of(vtn, fetcher, client_id=None, secret="old").calls(NOW)
 
@@ -199,8 +237,8 @@ async def test_a_server_is_asked_with_a_token_of_its_own_and_a_new_one_when_that
 async def test_all_pages_of_one_programme_are_read(vtn):
     vtn.events = [event("SIMPLE", 1, start=NOW, event_id=str(n), program_id=f"p{n % 2}") for n in range(130)]
     async with Fetcher(Clock(now=HandClock())) as fetcher:
-        assert len(await client_of(vtn, fetcher).calls(NOW)) == 130
-        assert len(await client_of(vtn, fetcher, program_id="p1").calls(NOW)) == 65
+        assert len((await client_of(vtn, fetcher).calls(NOW)).calls) == 130
+        assert len((await client_of(vtn, fetcher, program_id="p1").calls(NOW)).calls) == 65
 
 
 @pytest.mark.parametrize("fault", [SourceFault.DOWN, SourceFault.HTML, SourceFault.CUT, SourceFault.STATUS_503,
@@ -226,8 +264,8 @@ class Listening:
     def __init__(self, broker, clock, **changes):
         self.clock = clock
         self.callers = GridCallers(
-            section(**changes), MqttSection(host="127.0.0.1", port=broker.port), Fetcher(Clock(now=clock)),
-            Clock(now=clock),
+            section(**changes), MqttSection(host="127.0.0.1", port=broker.port), Fetcher(clock_of(clock)),
+            clock_of(clock),
         )  # fmt: skip
         self.broker = broker
 
@@ -339,7 +377,37 @@ async def test_what_a_broker_kept_does_not_break_the_silence():
         )
         async with Listening(broker, clock, on_silence="shed") as site:
             await until(lambda: site.calls() == [])
+            assert site.callers.said()["silence"] == []  # it has a minute to speak
+            clock.forward(seconds=60)
             assert [call.by for call in site.callers.said()["silence"]] == ["mqtt"]
+
+
+async def test_silence_is_counted_by_a_clock_that_nobody_sets():
+    async with SimulatedBroker() as broker, Listening(broker, HandClock(), on_silence="shed") as site:
+        seconds = {"passed": 0.0}
+        site.callers._callers[0]._clock = Clock(now=site.clock, monotonic_s=lambda: seconds["passed"])
+        site.callers._callers[0]._began_s = site.callers._callers[0]._heard_s = 0.0
+        site.clock.forward(hours=1)
+        assert site.callers.said()["silence"] == []
+        site.clock.forward(days=-2)
+        seconds["passed"] = 301.0
+        assert len(site.callers.said()["silence"]) == 1
+
+
+async def test_a_topic_that_may_not_be_heard_is_told(monkeypatch):
+    monkeypatch.setattr("agent.mqtt.RETRY_S", 0.05)
+    async with SimulatedBroker() as broker:
+        broker.denied = {TOPIC}
+        clock = clock_of(HandClock())
+        callers = GridCallers(
+            section(), MqttSection(host="127.0.0.1", port=broker.port), Fetcher(clock), clock
+        )
+        task = asyncio.create_task(callers.loops["mqtt"]())
+        await until(lambda: "refuses a subscription" in str(callers.statuses()[0].failure))
+        broker.denied = set()
+        await until(lambda: callers.statuses()[0].failure is None)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 # -- the agent ----------------------------------------------------------------------------------------------------
@@ -352,7 +420,7 @@ def agent_of(database, port, clock, **changes):
         obligations=section(**changes),
         mqtt=MqttSection(host="127.0.0.1", port=port),
     )
-    agent = SiteOfFakes(config, database, clock=Clock(now=clock))
+    agent = SiteOfFakes(config, database, clock=clock_of(clock))
     agent.fakes = {mac(n): obedient(n, clock) for n in (1, 2)}
     return agent
 
@@ -388,6 +456,62 @@ async def test_an_agent_that_is_called_sheds_and_says_so_and_comes_back(tmp_path
     with Reader(database) as reader:
         kinds = {event.kind for event in reader.events(limit=100)}
     assert {"obligation_shedding", "obligation_met"} <= kinds
+
+
+def said(target, at=NOW):
+    return json.dumps({"target": target, "timestamp": at.timestamp()}).encode()
+
+
+async def test_what_a_broker_kept_from_before_does_not_end_a_call_after_a_restart(tmp_path):
+    database, clock = tmp_path / "hashcost.db", HandClock()
+    known(database, machine(1), machine(2))
+    async with SimulatedBroker() as broker:
+        broker.publish(TOPIC, said(100, NOW - HOUR), retain=True)
+        async with agent_of(database, broker.port, clock) as agent:
+            await until(lambda: broker.subscribers(TOPIC) == 1)
+            broker.publish(TOPIC, said(0))
+            await until(lambda: agent.feeds.grid.said().get("mqtt"))
+            await agent.poll_once()
+        async with agent_of(database, broker.port, clock) as agent:
+            await until(lambda: broker.subscribers(TOPIC) == 1)
+            await asyncio.sleep(0.2)
+            await agent.poll_once()
+            assert agent.curtailer.obligation.target_kw == 4.0
+
+
+async def test_silence_outlives_a_restart_and_ends_with_a_word(tmp_path):
+    database, hand = tmp_path / "hashcost.db", HandClock()
+    known(database, machine(1), machine(2))
+    async with SimulatedBroker() as broker:
+        async with agent_of(database, broker.port, hand, on_silence="shed") as agent:
+            await agent.poll_once()
+            hand.forward(seconds=301)
+            await agent.poll_once()
+            assert agent.curtailer.obligation.target_kw == 4.0
+        async with agent_of(database, broker.port, hand, on_silence="shed") as agent:
+            await agent.poll_once()
+            assert agent.curtailer.obligation.target_kw == 4.0
+            await until(lambda: broker.subscribers(TOPIC) == 1)
+            broker.publish(TOPIC, said(100, hand()))
+            await until(lambda: agent.feeds.grid.said().get("mqtt") == [])
+            await agent.poll_once()
+            assert agent.curtailer.obligation is None
+
+
+async def test_in_mode_recommend_what_an_operator_called_for_is_not_masked_by_a_stricter_call(tmp_path):
+    database, clock = tmp_path / "hashcost.db", HandClock()
+    known(database, machine(1), machine(2))
+    async with SimulatedBroker() as broker, agent_of(database, broker.port, clock) as agent:
+        agent.config = agent.config.model_copy(
+            update={"curtailment": CurtailmentSection(mode=Mode.RECOMMEND)}
+        )
+        await agent.poll_once()
+        agent.obligations.add(Call(call_id="o", source="operator", by="anna", start=NOW, to_kw=4.0))
+        agent.feeds.grid._callers[0].hear(
+            [Call(call_id="m", source="mqtt", by="x", start=NOW, to_kw=3.0)], NOW
+        )
+        await agent.poll_once()
+        assert (agent.curtailer.obligation.target_kw, agent.curtailer.obligation.approved) == (4.0, True)
 
 
 async def test_calls_of_one_who_may_not_call_any_more_are_dropped(tmp_path):
@@ -439,6 +563,8 @@ def test_how_a_site_stands_is_what_it_is_seen_to_draw(load_kw, after_s, standing
         ('[power]\nkind = "mqtt"\n', "say which topic"),
         ('[power]\ntopic = "t"\n', "what is given of mqtt would do nothing"),
         ('[power]\nkind = "mqtt"\ntopic = "t"\n', "give mqtt.host"),
+        ('[obligations]\nmqtt_topic = "grid/#"\n', "has a wildcard"),
+        ('[power]\nkind = "mqtt"\ntopic = "a+b"\n', "has a wildcard"),
         ('[obligations.openadr]\nurl = "vtn"\n', "not an http or https address"),
         ('[obligations.openadr]\nurl = "http://v"\nclient_id = "c"\n', "needs its secret"),
     ],
@@ -450,7 +576,7 @@ def test_a_mistake_is_told(text, said):
 
 def test_silence_must_be_longer_than_the_time_between_two_questions():
     openadr = OpenAdrSection(url="http://vtn", poll_s=400.0)
-    with pytest.raises(ValueError, match="longer than"):
+    with pytest.raises(ValueError, match="at least three times"):
         section(mqtt_topic="", openadr=openadr)
 
 

@@ -48,6 +48,34 @@ def test_shedding_by_so_much_is_from_what_the_site_drew_when_it_began():
     assert Obligations([call(to_kw=None, by_kw=300.0)]).step(NOW, 100.0).target_kw == 0.0
 
 
+def test_calls_in_a_row_shed_by_so_much_of_what_was_drawn_before_the_first():
+    """Four quarters of an hour by 100 kW of 1000 are 900 kW, an hour long."""
+    quarter = HOUR / 4
+    rows = [
+        call(call_id=str(n), to_kw=None, by_kw=100.0, start=NOW + n * quarter, end=NOW + (n + 1) * quarter)
+        for n in range(4)
+    ]
+    calls, load_kw = Obligations(rows), 1000.0
+    for n in range(4):
+        told = calls.step(NOW + n * quarter, load_kw)
+        load_kw = told.target_kw
+        assert told.target_kw == 900.0
+    assert calls.step(NOW + HOUR, load_kw) is None
+    later = call(call_id="late", to_kw=None, by_kw=100.0, start=NOW + 2 * HOUR)
+    calls.add(later)
+    assert calls.step(NOW + 2 * HOUR, 1000.0).target_kw == 900.0
+
+
+def test_calls_that_a_source_tells_one_by_one_are_in_a_row_too():
+    quarter = HOUR / 4
+    calls = Obligations()
+    for n in range(3):
+        one = call(call_id=str(n), source="openadr", to_kw=None, by_kw=100.0,
+                   start=NOW + n * quarter, end=NOW + (n + 1) * quarter)  # fmt: skip
+        calls.take("openadr", [one])
+        assert calls.step(NOW + n * quarter, 1000.0 - 100.0 * bool(n)).target_kw == 900.0
+
+
 def test_nothing_is_shed_by_so_much_of_a_load_that_nobody_knows():
     """A partition at the moment when a call begins must not make the whole site sleep."""
     calls = Obligations([call(to_kw=None, by_kw=30.0)])
