@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 PARTS    ?=
 
-.PHONY: help demo test check audit licences fuzz bench bench-short docs deb deb-test lock hooks clean
+.PHONY: help demo test check audit licences fuzz soak bench bench-short docs deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -49,6 +49,11 @@ licences: $(VENV)/dev  ## write requirements/licences.txt anew from what is inst
 INPUTS ?= 1000000
 fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from outside; some hours
 	@FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/fuzz
+
+SOAK_MACHINES ?= 80
+ROUNDS ?= 1
+soak: $(VENV)/dev  ## a fault campaign of ROUNDS rounds against a simulated site of SOAK_MACHINES machines
+	@$(BIN)/python -m tests.site.campaign --machines $(SOAK_MACHINES) --rounds $(ROUNDS)
 
 # What hashcost is measured beside, in an environment of its own, as `pip install` of each would have it.
 $(VENV)-rivals/ready: bench/requirements.txt

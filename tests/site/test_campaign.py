@@ -1,0 +1,34 @@
+"""A small fault campaign; `make soak` is the large one."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.site.campaign import FAULTS, Outcome, campaign
+
+TOLD = Path(__file__).parents[2] / "docs" / "fault-campaign.md"
+SMALL = ("SIGSTOP for 8 minutes", "disk full", "40 % of the site hostile")
+
+
+@pytest.mark.timeout(400)
+async def test_struck_amid_a_curtailment_the_agent_loses_nothing_and_does_nothing_wrong():
+    outcomes = await campaign(12, list(SMALL), seed=3, told=lambda _: None)
+    assert [outcome.row() for outcome in outcomes if not outcome.is_well] == []
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome("x", ["the pools"], [], 1.0, 1.0),
+        Outcome("x", [], ["sent too much"], 1.0, 1.0),
+        Outcome("x", [], [], None, 1.0),
+        Outcome("x", [], [], 1.0, None),
+    ],
+)
+def test_what_is_lost_wrong_or_never_over_is_not_well(outcome):
+    assert not outcome.is_well
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_outcome_of_every_fault_is_told(fault):
+    assert f"| {fault} |" in TOLD.read_text()
