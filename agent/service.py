@@ -30,6 +30,7 @@ from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
 from agent.grid import SILENCE
 from agent.herald import ALERTS, Herald
+from agent.home_assistant import Announcer
 from agent.host_keys import HostKeyFile
 from agent.inventory import Changes, Inventory
 from agent.logins import logins
@@ -107,6 +108,8 @@ class Agent:
         self._read_options = read_options(config, self._clock, host_keys)
         self._logins = logins(config)
         self._habits = config.alerts.habits(config.power.time_zone)
+        place = config.announced_at()
+        self._announcer = None if place is None else Announcer(place)
         self._poller = Poller(
             workers=config.poll.workers,
             deadline_s=ROUND_INTERVALS * config.poll.interval_s,
@@ -207,6 +210,8 @@ class Agent:
                 page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
                 group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
             group.create_task(supervise("alerts", self.herald.run))
+            if self._announcer is not None:
+                group.create_task(supervise("home_assistant", self._announcer.run))
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
                 group.create_task(supervise("fleet", tell))  # nor what only tells others
             group.create_task(supervise("ledger", self.book_forever))
@@ -304,6 +309,8 @@ class Agent:
             await asyncio.to_thread(self._metrics_file.write, text)
         if (vitals := self.vitals()) is not None:
             await self.herald.look(vitals)
+            if self._announcer is not None:
+                self._announcer.tell(vitals, len(self.herald.firing()))
 
     async def _save_if_possible(self, name: str, value: str) -> None:
         """Of what must be told on a broken disk above all."""

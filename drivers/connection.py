@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
             self._fail(failure(self._endpoint.name, self._endpoint.port, exc))
         else:
             self._end()
-        if self._gone is not None:
+        if self._gone is not None and not self._gone.done():  # who waited for it may have been cancelled
             self._gone.set_result(None)
 
     # -- inside

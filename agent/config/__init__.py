@@ -18,6 +18,7 @@ from agent.config.curtailment import CurtailmentSection
 from agent.config.economics import EconomicsSection
 from agent.config.fleet import FleetSection
 from agent.config.history import HistorySection
+from agent.config.home_assistant import HomeAssistantSection
 from agent.config.machines import CredentialSection, CredentialSections, PollSection, ScanSection, resolved
 from agent.config.market import MarketSection
 from agent.config.metrics import MetricsSection
@@ -28,6 +29,7 @@ from agent.config.power import PowerSection
 from agent.config.section import Addresses, Section, numeric
 from agent.curtailment import CurtailmentPolicy, Participation
 from agent.errors import UsageError
+from agent.home_assistant import Place
 from agent.terms import TermsBook
 from drivers.driver import Credentials
 
@@ -75,6 +77,7 @@ class Config(Section):
     metrics: MetricsSection = MetricsSection()
     fleet: FleetSection = FleetSection()
     alerts: AlertsSection = AlertsSection()
+    home_assistant: HomeAssistantSection = HomeAssistantSection()
     participation: dict[str, Annotated[Participation, Field(strict=False)]] = Field(
         default={}, description="auto, recommend or never, by machine id or group; the machine's own counts."
     )
@@ -95,6 +98,7 @@ class Config(Section):
             for key, wanted in (
                 ("power.kind", self.power.kind == "mqtt"),
                 ("obligations.mqtt_topic", self.obligations.mqtt_topic),
+                ("home_assistant.site", self.home_assistant.site),
             )
             if wanted
         ]
@@ -102,7 +106,7 @@ class Config(Section):
             raise ValueError(f"{' and '.join(wants)} need a broker: give mqtt.host")
         if self.mqtt.host and not wants:
             raise ValueError(
-                'mqtt: nothing is listened to; give power.kind = "mqtt" or obligations.mqtt_topic'
+                'mqtt: it is used for nothing; give power.kind = "mqtt", obligations.mqtt_topic or home_assistant.site'
             )
         return self
 
@@ -118,6 +122,13 @@ class Config(Section):
         credit = self.power.curtailment_credit_usd_per_kwh
         own = {name: each.machine_terms(self.economics, credit) for name, each in self.overrides.items()}
         return TermsBook(site=self.economics.terms(credit_usd_per_kwh=credit), own=own)
+
+    def announced_at(self) -> Place | None:
+        """Where Home Assistant is told, if it is."""
+        told = self.home_assistant
+        if told.site is None:
+            return None
+        return Place(broker=self.mqtt.broker(), site=told.site, prefix=told.prefix)
 
     def logins(self) -> dict[str, Credentials]:
         """The site's logins by family, secrets resolved."""

@@ -558,7 +558,7 @@ def test_how_a_site_stands_is_what_it_is_seen_to_draw(load_kw, after_s, standing
         ('[obligations]\nmqtt_topic = "t"\nshed_to_kw = 5.0\n', "give on_silence"),
         ('[obligations]\nmqtt_topic = "t"\nshed_to_kw = 5.0\non_silence = "shed"\n', "give mqtt.host"),
         ('[obligations]\non_silence = "shed"\n', "neither is given"),
-        ('[mqtt]\nhost = "b"\n', "nothing is listened to"),
+        ('[mqtt]\nhost = "b"\n', "it is used for nothing"),
         ("[mqtt]\nport = 1883\n", "give the host"),
         ('[power]\nkind = "mqtt"\n', "say which topic"),
         ('[power]\ntopic = "t"\n', "what is given of mqtt would do nothing"),

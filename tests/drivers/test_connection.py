@@ -1,6 +1,7 @@
 """Several questions in a row, over one connection where the machine keeps it: never the answer to another question."""
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from drivers.connection import Connection, Endpoint, Line
 from drivers.driver import ConnectionLost, NoAnswer
-from drivers.transport import FramedAnswer, ask_framed
+from drivers.transport import CgminerAnswer, FramedAnswer, ask_framed
 
 
 def endpoint(network: str) -> Endpoint:
@@ -114,3 +115,22 @@ async def test_the_answer_is_taken_out_of_what_came() -> None:
     received = bytearray(framed({"a": 1}) + b"more")
     assert FramedAnswer(endpoint("127.0.0"))(received, False) == {"a": 1}
     assert received == b"more"
+
+
+async def test_a_connection_may_end_when_nobody_waits_for_it_any_more(
+    servers, network, peers, caplog
+) -> None:
+    """Who waited for its end was cancelled, as when the agent stops."""
+    address = endpoint(network)
+    await servers.listen(address.host, address.port, peers.hang)
+    connection = Connection(address)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await connection.ask(b"x", CgminerAnswer())
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    await asyncio.sleep(0.05)
+    assert "invalid state" not in caplog.text
