@@ -28,7 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from agent.orders import Order
+from agent.orders import Order, OrderState
 from agent.store import Reader
 from drivers.reading import RunState
 from drivers.simulator.control import SiteControl
@@ -38,9 +38,11 @@ from tests.site.conftest import CHEAP, DEAR, writes
 from tests.site.test_crash import repeated
 
 ROOT = Path(__file__).parents[2]
-SPEED = 60.0
-SETTLE_S = 150.0
+SPEED = 40.0
+SETTLE_S = 200.0
 """Of the host's time. Machines need up to 15 minutes of theirs, and are polled every second of the host's."""
+MINUTE_S = 60 / SPEED
+"""Of the site, in seconds of the host."""
 MOST_COMMANDS = 6
 """Of one machine in one curtailment and its end: each may be tried again once, and a drift put back."""
 AGENT = """
@@ -85,6 +87,8 @@ class Outcome:
     wrong: list[str]
     recovered_s: float | None
     awake_s: float | None
+    given_up: str = ""
+    """Orders that failed and were left to a person, by why."""
 
     @property
     def is_well(self) -> bool:
@@ -95,7 +99,8 @@ class Outcome:
             return "never" if value is None else f"{value:.0f} s"
 
         wrong, lost = ("; ".join(found) or "nothing" for found in (self.wrong, self.lost))
-        return f"| {self.fault} | {lost} | {wrong} | {seconds(self.recovered_s)} | {seconds(self.awake_s)} |"
+        row = f"| {self.fault} | {lost} | {wrong} | {seconds(self.recovered_s)} | {seconds(self.awake_s)} |"
+        return row + (f" given up: {self.given_up}" if self.given_up else "")
 
 
 HEADER = "| fault | lost | done wrongly | asleep after | awake after |\n|---|---|---|---|---|"
@@ -179,9 +184,11 @@ class Stage:
     async def truths(self) -> list[MachineTruth]:
         return await self.control.all_truth()
 
-    def noticed(self, event: str) -> None:
-        """Make sure that a fault was felt: one that strikes nothing proves nothing."""
-        assert any(event in line for line in self.log), f"no {event} in the log"
+    async def noticed(self, event: str) -> None:
+        """Wait until a fault was felt: one that strikes nothing proves nothing."""
+        async with asyncio.timeout(60):
+            while not any(event in line for line in self.log):
+                await asyncio.sleep(0.1)
 
     async def moving(self) -> None:
         """Wait until orders are under way."""
@@ -251,7 +258,7 @@ async def terminate(stage: Stage, chance: random.Random) -> None:
 
 async def suspend(stage: Stage, _: random.Random) -> None:
     stage.process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(8)
+    await asyncio.sleep(8 * MINUTE_S)
     stage.process.send_signal(signal.SIGCONT)
 
 
@@ -269,16 +276,16 @@ async def clock_back(stage: Stage, _: random.Random) -> None:
 
 async def disk_full(stage: Stage, _: random.Random) -> None:
     stage.limit(resource.RLIMIT_FSIZE, 8192)
+    await stage.noticed("event=storage_failed")
     await asyncio.sleep(6)
     stage.limit(resource.RLIMIT_FSIZE, None)
-    stage.noticed("event=storage_failed")
 
 
 async def no_files(stage: Stage, _: random.Random) -> None:
     stage.limit(resource.RLIMIT_NOFILE, 24)
+    await stage.noticed("event=read_failed")
     await asyncio.sleep(6)
     stage.limit(resource.RLIMIT_NOFILE, None)
-    stage.noticed("event=read_failed")
 
 
 async def partition(stage: Stage, chance: random.Random) -> None:
@@ -301,7 +308,7 @@ async def hostile(stage: Stage, chance: random.Random) -> None:
 async def no_prices(stage: Stage, _: random.Random) -> None:
     kept = stage.prices.with_suffix(".gone")
     stage.prices.rename(kept)
-    await asyncio.sleep(20)
+    await asyncio.sleep(20 * MINUTE_S)
     kept.rename(stage.prices)
 
 
@@ -313,8 +320,7 @@ async def damage(stage: Stage, _: random.Random) -> None:
         file.seek(4096)
         file.write(b"\xff" * 4096)
     await stage.start()
-    await asyncio.sleep(4)
-    stage.noticed("event=storage_failed")
+    await stage.noticed("event=storage_failed")
     await stage.stop(signal.SIGTERM)
     copy = next((stage.directory / "copies").glob("hashcost-*.db"))
     await _hashcost(stage, "restore-db", str(copy))
@@ -339,7 +345,7 @@ async def _afflict(
         await stage.control.set_fault(truth.address, chance.choice(faults))
     await asyncio.sleep(seconds)
     await stage.control.clear_faults()
-    stage.noticed("event=read_failed")
+    await stage.noticed("event=read_failed")
 
 
 FAULTS: dict[str, Strike] = {
@@ -363,6 +369,7 @@ FAULTS: dict[str, Strike] = {
 async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     """One fault amid a curtailment: what came of it."""
     before = {truth.mac: truth for truth in await stage.truths()}
+    older = {order.order_id for order in await stage.orders()}
     machines = len(before)
     await stage.price(DEAR)
     await stage.moving()
@@ -371,7 +378,7 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     await stage.price(CHEAP)
     awake_s = await stage.settles(RunState.MINING, standing=0)
     wrong = [line for line in stage.log if "Traceback" in line]
-    if wrong and (keep := os.environ.get("SOAK_LOG")):
+    if (wrong or asleep_s is None or awake_s is None) and (keep := os.environ.get("SOAK_LOG")):
         Path(keep).write_text("\n".join(stage.log))
     stage.log.clear()
     after = {truth.mac: truth for truth in await stage.truths()}
@@ -393,7 +400,12 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     lost += [
         f"the mode of {mac}" for mac, truth in after.items() if truth.power_mode != before[mac].power_mode
     ]
-    return Outcome(name, lost, wrong, asleep_s, awake_s)
+    failed = Counter(
+        f"{o.action.value} {o.failure}"
+        for o in orders
+        if o.state is OrderState.FAILED and o.order_id not in older
+    )
+    return Outcome(name, lost, wrong, asleep_s, awake_s, ", ".join(f"{n} {why}" for why, n in failed.items()))
 
 
 async def campaign(
