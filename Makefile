@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 PARTS    ?=
 
-.PHONY: help demo test check audit licences fuzz soak bench bench-short docs deb deb-test lock hooks clean
+.PHONY: help demo fleet-demo test check audit licences fuzz soak bench bench-short docs deb deb-test lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -27,6 +27,9 @@ $(VENV)/dev: $(BIN)/hashcost requirements/dev.txt
 demo: $(BIN)/hashcost  ## a simulated site of 60 machines, the agent, margins and recommendations
 	@if [ -t 1 ]; then exec $(BIN)/hashcost demo --machines $(MACHINES); \
 	else exec $(BIN)/hashcost demo --machines $(MACHINES) --once; fi
+
+fleet-demo: $(VENV)/dev  ## three simulated sites of 200 machines, a cluster of NATS servers, and the fleet of them
+	@if [ -t 1 ]; then exec $(BIN)/hashcost fleet demo; else exec $(BIN)/hashcost fleet demo --once; fi
 
 test: $(VENV)/dev  ## every test
 	@$(BIN)/python -m pytest -q

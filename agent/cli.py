@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, tzinfo
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -873,6 +874,23 @@ def fleet_run(config_path: Path | None, directory: Path) -> None:
     from agent.federation.service import run_fleet
 
     run_fleet(config, directory)
+
+
+@fleet.command("demo")
+@click.option(
+    "--machines", type=click.IntRange(1, 2000), default=200, show_default=True, help="Machines at each site."
+)
+@click.option("--once", is_flag=True, help="Show the first whole picture and exit.")
+def fleet_demo(machines: int, once: bool) -> None:
+    """Run three simulated sites, a cluster of three NATS servers and the fleet of them; leaves nothing."""
+    from agent.daemon import setup_logging
+
+    if find_spec("nats") is None:
+        raise UsageError("fleet demo needs nats-py, which is not installed: pip install 'hashcost[fleet]'")
+    from agent.federation import demo as fleet_site
+
+    setup_logging(quiet=True)
+    fleet_site.run(fleet_site.FleetDemoOptions(machines=machines, once=once))
 
 
 def _tell(socket: Path, command: str, as_json: bool, **arguments: Any) -> None:

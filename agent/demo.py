@@ -61,6 +61,7 @@ class DemoOptions:
     once: bool
     csv: Path | None
     as_json: bool
+    network: str = "127.77.0.0/16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +214,7 @@ async def simulated_site(options: DemoOptions, control: Path) -> AsyncIterator[S
         sys.executable, "-P", "-m", "drivers.simulator",
         "--machines", str(options.machines), "--seed", str(options.seed), "--speed", str(options.speed),
         "--fault-share", str(FAULT_SHARE if options.faults else 0.0), "--control", str(control),
+        "--network", options.network,
         stdin=PIPE, stdout=PIPE, start_new_session=True,
     )  # fmt: skip
     try:

@@ -371,6 +371,7 @@ class Store:
                 [(*row, change) for row in rows],
             )
             self._journal.decisions(rows)
+        self._journal.written()
 
     def load_decisions(self) -> list[DecisionRecord]:
         """What was last decided of each machine."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from time import monotonic, time
 
+from agent.decisions import DECISION_COLUMNS
 from agent.federation.deltas import Deltas
 from agent.federation.messages import COLUMNS, LIMIT_BYTES, ROWS_IN_A_MESSAGE, Kind, Message, Row, encode
 from agent.rows import MACHINE_COLUMNS
@@ -24,6 +25,7 @@ ROOM_MADE = 0.75
 """How full an outbox is, at most, after room was made."""
 KEYFRAME_S = 86_400.0
 """How often everything that stands is told anew, so that a fleet can be rebuilt from a stream that only keeps days."""
+_VERDICT = [DECISION_COLUMNS.index(name) for name in ("action", "target_mode", "reason", "automatic")]
 _LAST_SEEN = MACHINE_COLUMNS.index("last_seen_ms")
 
 
@@ -38,6 +40,8 @@ class Outbox:
         self._limit_bytes = limit_bytes
         self._deltas = Deltas(threshold)
         self._machines: dict[str, Row] = {}
+        self._verdicts: dict[str, Row] = {}
+        self._new_verdicts: dict[str, Row] = {}
         self._quotes: set[int] = set()
         self._new_machines: dict[str, Row] = {}
         self._new_quotes: set[int] = set()
@@ -74,8 +78,15 @@ class Outbox:
         self._put(Kind.ROUNDS, [sums])
 
     def decisions(self, rows: Sequence[Row]) -> None:
-        """Tell what was decided of machines."""
-        self._put(Kind.DECISIONS, rows)
+        """Tell what was decided of machines, where it is another verdict than was told; what waiting has cost since
+        goes on every day."""
+        self._notice_rollback()
+        verdicts = _verdicts(rows)
+        self._put(
+            Kind.DECISIONS,
+            [row for row in rows if self._verdicts.get(str(row[0])) != verdicts[str(row[0])]],
+        )
+        self._new_verdicts = verdicts
 
     def order(self, order_id: int, row: Row) -> None:
         """Tell of an order as it is from now on."""
@@ -92,7 +103,8 @@ class Outbox:
     def written(self) -> None:
         """What was told last has been committed: what follows is compared with it."""
         self._machines |= self._new_machines
-        self._new_machines = {}
+        self._verdicts |= self._new_verdicts
+        self._new_machines, self._new_verdicts = {}, {}
         if self._in_round:
             self._in_round = False
             self._deltas.told()
@@ -100,8 +112,8 @@ class Outbox:
 
     def _notice_rollback(self) -> None:
         """What was told last was not committed, or `written` had said so: everything is told anew."""
-        if self._in_round or self._new_machines:
-            self._in_round, self._new_machines = False, {}
+        if self._in_round or self._new_machines or self._new_verdicts:
+            self._in_round, self._new_machines, self._new_verdicts = False, {}, {}
             self._keyframe_due_s = 0.0
 
     def _tell_all_that_stands(self) -> None:
@@ -115,7 +127,9 @@ class Outbox:
             "select machine_id, retired_ms from machines where retired_ms is not null"
         )
         self._put(Kind.GONE, [tuple(row) for row in gone])
-        self._put(Kind.DECISIONS, self._rows(Kind.DECISIONS, "decisions"))
+        decided = self._rows(Kind.DECISIONS, "decisions")
+        self._put(Kind.DECISIONS, decided)
+        self._verdicts = _verdicts(decided)
         standing = (
             "orders where state in ('proposed', 'approved', 'dispatching', 'dispatched') "
             "or (action = 'sleep' and state = 'confirmed') order by order_id"
@@ -182,3 +196,8 @@ class Outbox:
 
 def _but_when_seen(row: Row) -> Row:
     return (*row[:_LAST_SEEN], None, *row[_LAST_SEEN + 1 :])
+
+
+def _verdicts(rows: Iterable[Row]) -> dict[str, Row]:
+    """What was decided of each machine, without what it was decided from."""
+    return {str(row[0]): tuple(row[index] for index in _VERDICT) for row in rows}

