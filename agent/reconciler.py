@@ -118,8 +118,8 @@ class Reconciler:
         """Held while a step is stored, so that the orders in memory are never behind the store."""
         self._group = asyncio.TaskGroup()
         self._orders: dict[int, Order] = {}
-        self._standing: dict[MachineId, Order] = {}
-        """Those of them that machines sleep on."""
+        self._of: dict[MachineId, dict[int, Order]] = {}
+        """The same by machine."""
         for order in orders:
             self._keep(order)
         self._began_at = clock()
@@ -151,7 +151,7 @@ class Reconciler:
 
     def standing(self) -> dict[MachineId, Order]:
         """The machines that sleep on our order: the only ones that are ours to wake."""
-        return dict(self._standing)
+        return {order.machine_id: order for order in self._orders.values() if order.is_standing}
 
     def given_up(self) -> set[tuple[MachineId, OrderAction]]:
         """What failed so lately that only a person may try it again."""
@@ -199,7 +199,7 @@ class Reconciler:
     async def order(self, wanted: Order) -> Order | None:
         """Take an order on, proposed or approved; None if the machine has an open one already, or should sleep on an
         order of ours as it is: then it has drifted, and is put back."""
-        if wanted.action is not OrderAction.WAKE and wanted.machine_id in self._standing:
+        if wanted.action is not OrderAction.WAKE and self._asleep_on(wanted.machine_id) is not None:
             return None
         created = await self._store.create(wanted)
         if created is not None:
@@ -385,7 +385,7 @@ class Reconciler:
             detail=verdict.detail or order.detail,
         )
         async with self._step(order):
-            asleep = self._standing.get(order.machine_id) if order.action is OrderAction.WAKE else None
+            asleep = self._asleep_on(order.machine_id) if order.action is OrderAction.WAKE else None
             if asleep is None:
                 await self._store.advance(order, after)
             else:
@@ -468,10 +468,12 @@ class Reconciler:
     def _keep(self, order: Order) -> None:
         """Have an order in memory as it is in the store now."""
         self._orders[order.order_id] = order
-        if order.is_standing:
-            self._standing[order.machine_id] = order
-        elif (known := self._standing.get(order.machine_id)) and known.order_id == order.order_id:
-            del self._standing[order.machine_id]
+        self._of.setdefault(order.machine_id, {})[order.order_id] = order
+
+    def _asleep_on(self, machine_id: MachineId) -> Order | None:
+        """The order that a machine sleeps on, as in `standing`."""
+        standing = [order for order in self._of.get(machine_id, {}).values() if order.is_standing]
+        return standing[-1] if standing else None
 
     def _forget(self) -> None:
         """Drop what ended long ago; the store keeps it."""
@@ -480,6 +482,7 @@ class Reconciler:
             over = not order.is_open and not order.is_standing
             if over and order.settled_at is not None and order.settled_at < limit:
                 del self._orders[order.order_id]
+                del self._of[order.machine_id][order.order_id]
 
 
 def _command(order: Order, driver: Driver, point: RestorePoint) -> Awaitable[Receipt]:
