@@ -263,11 +263,16 @@ def market_of(row: dict[str, Any], at: datetime) -> Market:
     return Market(at=at, hashprice=hashprice, power=power)
 
 
+_READING = tuple(field.name for field in fields(ReadingRow))
+_RUN_STATES = {state.value: state for state in RunState}
+_POWER_SOURCES = {source.value: source for source in PowerSource}
+
+
 def reading_of(row: dict[str, Any]) -> ReadingRow:
-    """A row of `readings` joined with `quotes`."""
-    values = {field.name: row[field.name] for field in fields(ReadingRow)}
-    values["run_state"] = RunState(row["run_state"])
-    values["power_source"] = PowerSource(row["power_source"])
+    """A row of `readings` joined with `quotes`. A month of a site has millions: what is looked up is looked up once."""
+    values = {name: row[name] for name in _READING}
+    values["run_state"] = _RUN_STATES[row["run_state"]]
+    values["power_source"] = _POWER_SOURCES[row["power_source"]]
     values["ours"] = bool(row["ours"])
     values["power_mode"] = PowerMode(row["power_mode"]) if row["power_mode"] else None
     values["own_price"] = bool(row["own_price"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from agent.config import Config
 from agent.event_loop import run
 from agent.limits import allow_files
-from bench import core, polling, scanning, terminal, whole_agent
+from bench import core, money, polling, scanning, terminal, whole_agent
 from bench.figures import Figure, show, write
 from bench.host import rivals, site
 
@@ -45,8 +45,8 @@ SHORT = Size(
     runs=5, long_runs=2, poll_machines=100, round_machines=500, find_machines=200, find_prefix=22, growth=(100, 1_000),
     agent_rounds=5, curtail_machines=100,
 )  # fmt: skip
-PARTS = ("poll", "core", "find", "round", "growth", "agent", "curtail", "terminal")
-SHORT_PARTS = PARTS[:-1]
+PARTS = ("poll", "core", "find", "round", "growth", "agent", "curtail", "terminal", "money")
+SHORT_PARTS = PARTS[:-2]
 
 
 async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figure]:
@@ -75,6 +75,8 @@ async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figu
             async with site(size.curtail_machines, folder) as there:
                 await others.ask("know", machines=there.for_rivals())
                 found += await whole_agent.curtail(there, others, folder)
+    if "money" in parts:
+        found += await money.books(folder, size.runs)
     if "terminal" in parts:
         screens = await asyncio.to_thread(terminal.terminal_figures, folder)
         show(screens)

@@ -8,11 +8,11 @@ from typing import Any
 
 from agent.appraisal import Basis, RunningPoint, appraise
 from agent.backtest.replay import News, Switch, Worth
-from agent.curtailment import Candidate, CurtailmentPolicy, Memory, Mode, Site, decide
+from agent.curtailment import AHEAD_AT_MOST_S, Candidate, CurtailmentPolicy, Memory, Mode, Site, decide
 from agent.lots import Lot
 from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
 from agent.orders import OrderAction
-from agent.policy import Situation, recommend
+from agent.policy import Reason, Situation, recommend
 from drivers.reading import MachineId, PowerSource, RunState
 
 ROUND_S = 60.0
@@ -107,6 +107,9 @@ class AgentPolicy:
         self._round_s = round_s
         self._asleep = False
         self._memory = Memory()
+        self._reason: Reason | None = None
+        self._was_blind = False
+        self._own_price = lot.terms.price_usd_per_kwh is not None
         self._decided_s = -math.inf
 
     def hear(self, news: News, next_s: float) -> Sequence[Switch]:
@@ -116,25 +119,38 @@ class AgentPolicy:
         while True:
             if not self._decide(news, at_s, switches):
                 return switches
-            at_s += self._round_s
+            at_s = self._next_round(at_s, next_s)
             if at_s >= next_s:
                 return switches
+
+    def _next_round(self, at_s: float, next_s: float) -> float:
+        """When something may be decided otherwise. While a price stands that is known to end within the hour, what
+        waiting has cost grows no faster than what it will cost shrinks: nothing changes before the last round of it."""
+        ahead_s = self._ahead_s(at_s)
+        if self._reason is not Reason.ACCUMULATING or self._own_price or not 0 < ahead_s <= AHEAD_AT_MOST_S:
+            return at_s + self._round_s
+        rounds = math.ceil((min(next_s, at_s + ahead_s) - at_s) / self._round_s) - 1
+        return at_s + max(1, rounds) * self._round_s
 
     def _decide(self, news: News, at_s: float, switches: list[Switch]) -> bool:
         """Decide once; True if it waits for a switch."""
         if news.price_usd_per_kwh is None or news.hashprice_usd_per_ph_day is None:
+            self._was_blind = True
             return False
         worth = self._worth(news.price_usd_per_kwh, news.hashprice_usd_per_ph_day)
         if (worth <= 0) is self._asleep and self._memory.wish is None:
             return False
         now = datetime.fromtimestamp(at_s, UTC)
-        # the agent decided a round ago, as ever since the last news
-        before = now - timedelta(seconds=min(self._round_s, at_s - self._decided_s))
-        memory = replace(self._memory, updated_at=before)
+        # the agent decided a round ago, as ever; of rounds that were left out this makes up for the waiting
+        since_s = at_s - self._decided_s
+        if self._memory.wish is None or self._was_blind:
+            since_s = min(self._round_s, since_s)
+        memory = replace(self._memory, updated_at=now - timedelta(seconds=since_s))
         (decision,) = decide(
             [self._candidate(news, now, memory)], Site(now=now, load_kw=_LOAD_KW), self._policy
         )
         self._memory, self._decided_s = decision.memory, at_s
+        self._reason, self._was_blind = decision.reason, False
         if decision.action is None:
             return decision.memory.wish is not None
         self._asleep = decision.action is OrderAction.SLEEP
@@ -155,7 +171,6 @@ class AgentPolicy:
         )
         appraisal = appraise(point, _market(news, now), lot.terms)
         run_state = RunState.ASLEEP if self._asleep else RunState.MINING
-        own_price = lot.terms.price_usd_per_kwh is not None
         return Candidate(
             machine_id=MachineId(lot.model),
             group="",
@@ -167,7 +182,7 @@ class AgentPolicy:
             power_w=lot.power_w,
             efficiency_j_per_th=appraisal.efficiency_j_per_th,
             usual_margin_usd_per_day=appraisal.decision_margin_usd_per_day,
-            price_stands_s=math.inf if own_price else self._ahead_s(now.timestamp()),
+            price_stands_s=math.inf if self._own_price else self._ahead_s(now.timestamp()),
             ours=self._asleep,
             memory=memory,
         )
