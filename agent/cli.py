@@ -690,6 +690,11 @@ def whatif(
     help="What a sleep and a wake cost together, USD; default: as configured for the model.",
 )  # fmt: skip
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the results as CSV too.")
+@click.option(
+    "--chart",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what each gained over time as SVG too.",
+)
 @_inventory_option
 @_config_option
 @_database_option
@@ -704,6 +709,7 @@ def backtest(
     delays: str,
     switching_cost: float | None,
     csv: Path | None,
+    chart: Path | None,
     inventory: Path | None,
     config_path: Path | None,
     database: Path,
@@ -723,6 +729,7 @@ def backtest(
         delays_min=parse_delays(delays),
         switching_cost_usd=switching_cost,
         csv=csv,
+        chart=chart,
     )
     print_backtest(question, _load(config_path), database, as_json=as_json)
 

@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from agent.backtest.chart import svg
 from agent.backtest.comparison import CLAIRVOYANT, Comparison, Line, classes, compare, overlap
 from agent.backtest.series import hashprice_history, power_history
 from agent.config import Config, load
@@ -52,6 +53,7 @@ class Question:
     delays_min: Sequence[float]
     switching_cost_usd: float | None
     csv: Path | None
+    chart: Path | None = None
 
 
 def parse_delays(text: str) -> list[float]:
@@ -69,8 +71,9 @@ def parse_delays(text: str) -> list[float]:
 
 def print_backtest(question: Question, config: Config, database: Path, *, as_json: bool) -> None:
     """Run and print. Raises `UsageError` for files that cannot be used."""
-    if question.csv is not None:
-        refuse_unwritable(question.csv)
+    for file in (question.csv, question.chart):
+        if file is not None:
+            refuse_unwritable(file)
     lots = _lots(question, config, database)
     past = overlap(
         power_history(question.prices), hashprice_history(question.hashprice), question.start, question.end
@@ -84,6 +87,8 @@ def print_backtest(question: Question, config: Config, database: Path, *, as_jso
     )
     if question.csv is not None:
         write_atomically(question.csv, to_csv(comparison))
+    if question.chart is not None:
+        write_atomically(question.chart, svg(comparison))
     if as_json:
         sys.stdout.write(json.dumps(as_data(comparison)) + "\n")
         return
@@ -196,6 +201,7 @@ def draw(comparison: Comparison) -> RenderableType:
     ]
     if comparison.delays:
         parts += [Text(), _delay_table(comparison)]
+    parts += [Text(), _month_table(comparison)]
     if len(comparison.classes) > 1:
         parts += [Text(), _class_table(comparison)]
     return Group(*parts)
@@ -251,6 +257,19 @@ def _delay_table(comparison: Comparison) -> Table:
     if any(cost is not None for cost in costs):
         row = [told for cost in costs for told in ("", "-" if cost is None else f"{-cost:+,.2f}", "")]
         table.add_row("each 5 min", *row, style="bold")
+    return table
+
+
+def _month_table(comparison: Comparison) -> Table:
+    """What each policy gained over always running in each month, USD of the fleet."""
+    months = sorted({day[:7] for line in comparison.lines for day in line.result.daily_usd})
+    table = _table("to always-on, USD", *(line.policy for line in comparison.lines))
+    for month in months:
+        sums = [
+            sum(usd for day, usd in line.result.daily_usd.items() if day.startswith(month))
+            for line in comparison.lines
+        ]
+        table.add_row(month, *(f"{usd:+,.2f}" for usd in sums))
     return table
 
 

@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise, product
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.appraisal import Terms
+from agent.backtest.chart import _ticks
 from agent.backtest.clairvoyant import best_states
 from agent.backtest.comparison import classes, compare, overlap
 from agent.backtest.policies import AgentPolicy, AlwaysOn, Naive, NeverOn
@@ -311,6 +313,36 @@ def test_a_backtest_as_data_and_as_csv(files):
     assert float(fleet[0]["gain_usd"]) == pytest.approx(by_name["agent"]["gain_usd"])
 
 
+def test_a_chart_ends_where_each_policy_did(files):
+    (files / "<odd>.toml").write_text("[curtailment]\nswitching_cost_usd = 0.5\n")
+    done = asked(
+        files, "--inventory", files / "fleet.csv", "--policy", files / "<odd>.toml", "--chart", files / "out.svg",
+        "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    picture = ElementTree.parse(files / "out.svg").getroot()
+    kind = "{http://www.w3.org/2000/svg}"
+    gained = {each["policy"]: each["gain_usd"] for each in json.loads(done.stdout)["policies"]}
+    legend = [text.text for text in picture.iter(f"{kind}text") if text.text.partition(":")[0] in gained]
+    assert [text.partition(":")[0] for text in legend] == ["naive", "<odd>", "clairvoyant"]
+    assert all(f"{gained[text.partition(':')[0]]:+,.2f}" in text for text in legend)
+    lines = [line.get("points").split() for line in picture.iter(f"{kind}polyline")]
+    ends = [float(points[-1].partition(",")[2]) for points in lines]
+    assert ends[2] <= min(ends) + 0.1  # upwards is less
+    assert ends[1] > ends[2]
+    assert len({points[0] for points in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 0.0), (-3.0, 7.0), (0.0, 31_000.0), (-0.002, 0.001), (5.0, 5.0)]
+)
+def test_the_ticks_of_a_chart_hold_all_of_it(low, high):
+    ticks = _ticks(low, high)
+    assert ticks[0] <= low + 1e-12
+    assert ticks[-1] >= high - 1e-12
+    assert 2 <= len(ticks) <= 9
+
+
 def test_a_backtest_in_words_for_policies_of_files(files):
     for name, text in (("calm", "switching_cost_usd = 1.0"), ("quick", "switching_cost_usd = 0.001")):
         (files / f"{name}.toml").write_text(f"[curtailment]\n{text}\n")
@@ -318,7 +350,7 @@ def test_a_backtest_in_words_for_policies_of_files(files):
         files, "--inventory", files / "fleet.csv", "--policy", files / "calm.toml", "--policy", files / "quick.toml",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for said in ("calm", "quick", "clairvoyant", "each 5 min", "worst day"):
+    for said in ("calm", "quick", "clairvoyant", "each 5 min", "worst day", "2025-01  "):
         assert said in done.stdout
 
 
