@@ -47,6 +47,11 @@ def is_of_the_disk(error: sqlite3.Error | OSError) -> bool:
     }
 
 
+def is_damage(error: sqlite3.Error | OSError) -> bool:
+    """Whether the database itself is broken."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a database file, in SQLite's words; None if nothing is."""
     try:

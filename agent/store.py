@@ -26,6 +26,7 @@ from agent.database import (
     closed_on_failure,
     copy_database,
     damage,
+    is_damage,
     is_of_the_disk,
     no_writer,
     only_writer,
@@ -76,6 +77,12 @@ __all__ = [
 ]
 
 
+def _damaged(path: Path, found: str) -> UnusableStoreError:
+    return UnusableStoreError(
+        f"{path}: is damaged ({found}); put back the last copy: `hashcost restore-db FILE`"
+    )
+
+
 class Store:
     """The agent's own connection. Not for use from two threads at once."""
 
@@ -93,11 +100,11 @@ class Store:
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
                 if (found := damage(path)) is not None:
-                    raise UnusableStoreError(
-                        f"{path}: is damaged ({found}); put back the last copy: `hashcost restore-db FILE`"
-                    )
+                    raise _damaged(path, found)
                 migrations.apply(self._db)
         except (sqlite3.Error, OSError) as error:
+            if is_damage(error):  # so bad that it cannot even be looked through
+                raise _damaged(path, str(error)) from error
             kind = UnusableStoreError if is_of_the_disk(error) else StoreError
             raise kind(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
