@@ -5,7 +5,8 @@ orders                                   the open orders
 alerts, acknowledge {"alert": "disk"}    what is wrong; somebody has seen it
 hold, resume                             leave everything as it is; go on
 approve, reject {"orders": [1]}          proposed orders, or {"all": true}
-curtail, restore {"selector": "..."}     machines; with "dry_run" the answer is the same and nothing happens
+curtail, restore {"selector": "..."}     machines, or {"machines": [ids]}; with "dry_run" nothing happens and the
+                                         answer is the same
 
 CommandError         the command or its arguments make no sense, or its sender may not give it
 """
@@ -106,10 +107,28 @@ class NoArguments(_Arguments):
 
 
 class MachineArguments(_Arguments):
-    """Of `curtail` and `restore`."""
+    """Of `curtail` and `restore`: machines by a selector, or by their ids."""
 
-    selector: str
+    selector: str | None = None
+    machines: tuple[str, ...] = ()
     dry_run: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _json_has_no_tuples(cls, values: Any) -> Any:
+        return _with_tuple(values, "machines")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.selector is None) == (not self.machines):
+            raise ValueError("give either a selector or machines")
+        return self
+
+
+def _with_tuple(values: Any, name: str) -> Any:
+    if isinstance(values, dict) and isinstance(values.get(name), list):
+        return values | {name: tuple(values[name])}
+    return values
 
 
 class OrderArguments(_Arguments):
@@ -121,9 +140,7 @@ class OrderArguments(_Arguments):
     @model_validator(mode="before")
     @classmethod
     def _json_has_no_tuples(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("orders"), list):
-            return values | {"orders": tuple(values["orders"])}
-        return values
+        return _with_tuple(values, "orders")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -290,9 +307,15 @@ class Commands:
         arguments = _arguments(request, MachineArguments)
         waking = request.command == "restore"
         views = await self._agent.views()
-        chosen = await asyncio.to_thread(_select, arguments.selector, views, self._agent.terms, waking)
+        if arguments.selector is None:
+            wanted = frozenset(arguments.machines)
+            chosen = [view for view in views if view.machine_id in wanted]
+            told = "machines by their ids"
+        else:
+            chosen = await asyncio.to_thread(_select, arguments.selector, views, self._agent.terms, waking)
+            told = repr(arguments.selector)
         if not arguments.dry_run:
-            await self._record(request, f"{arguments.selector!r}, {len(chosen)} machines")
+            await self._record(request, f"{told}, {len(chosen)} machines")
         switch = self._agent.restore if waking else self._agent.curtail
         ids = [view.machine_id for view in chosen]
         outcomes = await switch(ids, request.user, dry_run=arguments.dry_run) if ids else []

@@ -331,6 +331,15 @@ class Reader:
         """Rows of the site's prices and terms, from the one in force at `start_ms` on."""
         return self._db.query(SELECT_PRICES, {"start_ms": start_ms, "end_ms": end_ms})
 
+    def unsettled(self, since: datetime) -> list[Order]:
+        """Orders that failed or expired since then, newest first."""
+        rows = self._db.query(
+            "select * from orders where state in ('failed', 'expired') and coalesce(settled_ms, created_ms) > ? "
+            "order by order_id desc",
+            [to_ms(since)],
+        )
+        return [order_of(row) for row in rows]
+
     def sleeps(self) -> dict[MachineId, list[int]]:
         """When, in milliseconds, sleeps that we ordered were confirmed, by machine; also those released since."""
         found: dict[MachineId, list[int]] = {}

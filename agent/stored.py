@@ -80,6 +80,8 @@ def aged(snapshot: StoredPicture, now: datetime) -> StoredPicture:
     """The same picture at a later time, where nothing newer can be read: what has grown stale since is unknown."""
     picture = snapshot.picture
     views = [_as_of(view, now, snapshot.validity) for view in picture.views]
+    if all(old is new for old, new in zip(picture.views, views, strict=True)):
+        return replace(snapshot, now=now)
     return replace(snapshot, now=now, picture=replace(picture, views=views))
 
 
@@ -98,6 +100,8 @@ def refuse_what_is_no_file(database: Path) -> None:
 
 def _as_of(view: MachineView, now: datetime, validity: timedelta) -> MachineView:
     """The view of a machine as it may be shown at `now`. A failure is as old as the round that tried."""
+    if view.reason is Reason.STALE_READING and view.run_state is RunState.UNKNOWN and view.failure is None:
+        return view  # it is outdated already
     since = view.at if view.failure is not None or view.seen_at is None else view.seen_at
     return view if now - since <= validity else _outdated(view)
 

@@ -14,6 +14,7 @@ from textual.screen import Screen
 from agent.control import ControlError
 from agent.database import StoreError
 from agent.stored import aged
+from agent.view import totals
 from drivers.reading import MachineId
 from tui.bindings import (
     CURTAILMENT,
@@ -38,11 +39,13 @@ from tui.screens.market import MarketScreen
 from tui.screens.what_if import WhatIfScreen
 from tui.source import AgentState, SiteState, Source
 from tui.vanished import end_with_terminal
+from tui.widgets.line_table import LineTable
 
 REFRESH_S = 0.5
 """Changes are shown together, never more often than four times a second."""
 ASK_S = 2.0
-IDS_PER_COMMAND = 200
+IDS_PER_COMMAND = 2500
+"""As many as go into one line to the agent; limits of the site are reckoned for each command by itself."""
 
 
 class HashcostApp(App[None]):
@@ -68,7 +71,7 @@ class HashcostApp(App[None]):
         self.state: SiteState | None = None
         self.problem: str | None = None
         """Why nothing newer can be read."""
-        self.agent = AgentState(silence="not asked yet")
+        self.agent = AgentState()
         self.cursor: MachineId | None = None
         """The machine that was looked at last."""
 
@@ -90,7 +93,9 @@ class HashcostApp(App[None]):
                 self.problem = str(error)
                 if self.state is not None:
                     told = aged(self.state.snapshot, self.source.clock())
-                    self.state = replace(self.state, snapshot=told)
+                    if told.picture is not self.state.snapshot.picture:
+                        added = totals(told.picture.views)
+                        self.state = replace(self.state, snapshot=told, totals=added, gains_usd_per_day=0.0)
             self._redraw()
             await asyncio.sleep(REFRESH_S)
 
@@ -141,7 +146,11 @@ class HashcostApp(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the palette offers: Textual's own, and every key of the screen."""
-        yield from super().get_system_commands(screen)
+        for command in super().get_system_commands(screen):
+            if (
+                command.title != "Screenshot"
+            ):  # it would write a file where the terminal runs, for people from afar too
+                yield command
         where = getattr(screen, "WHERE", EVERYWHERE)
         for key in keys_of(where, operate=self.operate):
             if key.where in {where, EVERYWHERE} and key.action not in {"command_palette", "quit"}:
@@ -196,7 +205,9 @@ class HashcostApp(App[None]):
     async def _switch(self, command: str, machine_ids: Sequence[str]) -> None:
         try:
             answers = [await self._part(command, part, dry_run=True) for part in _parts(machine_ids)]
-            plan = _plan(command, answers, self._site_machines())
+            plan = _plan(
+                command, answers, self._site_machines(), closed=bool((self.agent.says or {}).get("closed"))
+            )
             if not plan.count:
                 reasons = sorted({str(m["reason"]) for answer in answers for m in answer["machines"]})
                 self.notify(f"none of them: {', '.join(reasons)}", severity="warning", title=command)
@@ -208,6 +219,7 @@ class HashcostApp(App[None]):
         except ControlError as error:
             self.notify(str(error), severity="error", title=command)
             return
+        self._marks_are_done()
         accepted, refused = (sum(answer[name] for answer in done) for name in ("accepted", "refused"))
         self.notify(
             f"{accepted} ordered"
@@ -218,7 +230,7 @@ class HashcostApp(App[None]):
         )
 
     async def _part(self, command: str, machine_ids: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
-        return await self.source.tell(command, selector=", ".join(machine_ids), dry_run=dry_run)
+        return await self.source.tell(command, machines=list(machine_ids), dry_run=dry_run)
 
     def settle(self, command: str, lines: Sequence[OrderLine]) -> None:
         """Approve or reject proposals, after a question."""
@@ -234,6 +246,8 @@ class HashcostApp(App[None]):
             site_machines=self._site_machines(),
             kw=sum(line.order.power_w for line in lines) / 1000,
             usd_per_day=sum(line.worth_usd_per_day or 0.0 for line in lines),
+            forgone=command == "reject",
+            unknown=sum(line.worth_usd_per_day is None for line in lines),
             lines=[_proposal(line) for line in lines],
         )
         if not await self.push_screen_wait(ConfirmScreen(plan)):
@@ -246,6 +260,7 @@ class HashcostApp(App[None]):
         except ControlError as error:
             self.notify(str(error), severity="error", title=command)
             return
+        self._marks_are_done()
         accepted = sum(answer["accepted"] for answer in done)
         left = sorted({str(o["reason"]) for answer in done for o in answer["orders"] if not o["accepted"]})
         self.notify(
@@ -253,6 +268,11 @@ class HashcostApp(App[None]):
             severity="warning" if left else "information",
             title=command,
         )
+
+    def _marks_are_done(self) -> None:
+        """What was marked was meant for what was just ordered, and for nothing else."""
+        for table in self.query(LineTable):
+            table.mark(())
 
     def _site_machines(self) -> int:
         return 1 if self.state is None else max(1, len(self.state.snapshot.picture.views))
@@ -263,7 +283,7 @@ def _parts(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[first : first + IDS_PER_COMMAND] for first in range(0, len(items), IDS_PER_COMMAND)]
 
 
-def _plan(command: str, answers: Sequence[dict[str, Any]], site_machines: int) -> Plan:
+def _plan(command: str, answers: Sequence[dict[str, Any]], site_machines: int, *, closed: bool) -> Plan:
     """What the agent says would become of it."""
     machines = [machine for answer in answers for machine in answer["machines"]]
     accepted = [machine for machine in machines if machine["accepted"]]
@@ -274,10 +294,21 @@ def _plan(command: str, answers: Sequence[dict[str, Any]], site_machines: int) -
         kw=sum(machine["kw"] or 0.0 for machine in accepted),
         usd_per_day=sum(machine["usd_per_day"] or 0.0 for machine in accepted),
         lines=[_machine(machine) for machine in accepted],
+        warning=_closing(command, len(accepted), site_machines, closed=closed),
+        unknown=sum(machine["kw"] is None or machine["usd_per_day"] is None for machine in accepted),
         refused=[
             f"{machine['address']}: {machine['reason']}" for machine in machines if not machine["accepted"]
         ],
     )
+
+
+def _closing(command: str, count: int, site_machines: int, *, closed: bool) -> str:
+    """What else a command for all machines does."""
+    if command == "curtail" and count >= site_machines:
+        return "This closes the site: machines that join it later are put to sleep too, until it is restored."
+    if command == "restore" and closed:
+        return "The site is closed: it opens if every sleeping machine is among these; else they are put back to sleep."
+    return ""
 
 
 def _proposal(line: OrderLine) -> str:

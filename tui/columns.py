@@ -1,10 +1,10 @@
 """The columns of the fleet, what decides first: a narrow terminal shows as many of them as fit."""
 
-from datetime import datetime
+from datetime import timedelta
 
 from agent.summary import ACTION_STYLE, number
 from agent.view import MachineView
-from drivers.reading import PowerSource
+from drivers.reading import PowerSource, RunState
 from tui.glyphs import Glyphs, state_cell
 from tui.widgets.line_table import Column
 
@@ -66,6 +66,8 @@ def _address(view: MachineView) -> tuple[tuple[int, ...], str]:
 
 def _margin(view: MachineView) -> tuple[str, str]:
     margin = view.margin_usd_per_day
+    if view.run_state is RunState.ASLEEP:  # what it would be worth; nothing is lost now
+        return number(margin, 2, sign=True), "dim"
     return number(margin, 2, sign=True), "" if margin is None else "red" if margin < 0 else "green"
 
 
@@ -92,14 +94,16 @@ def _expected(view: MachineView) -> tuple[str, str]:
 
 
 LOW_SHARE = 0.9
+LATE = timedelta(minutes=5)
+"""A machine that was not seen for so long before the last round."""
 
 
 def _seen(view: MachineView) -> tuple[str, str]:
-    return ("never", "yellow") if view.seen_at is None else (_clock(view.seen_at), "")
-
-
-def _clock(moment: datetime) -> str:
-    return f"{moment:%H:%M:%S}"
+    if view.seen_at is None:
+        return "never", "yellow"
+    age = view.at - view.seen_at
+    style = "yellow" if age > LATE else ""
+    return (f"{view.seen_at:%H:%M:%S}" if age < timedelta(hours=12) else f"{view.seen_at:%d %b %H:%M}"), style
 
 
 def _source(view: MachineView) -> str:

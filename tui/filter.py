@@ -47,6 +47,7 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
+_SPACED = re.compile(r"\s*(<=|>=|<|>|=)\s*")
 _COMPARED = re.compile(r"([a-z_]+)(<=|>=|<|>|=)(-?[\d.]+)")
 
 
@@ -58,7 +59,7 @@ def choose(text: str, views: Sequence[MachineView]) -> list[MachineView]:
         named = []
     if named:
         return named
-    tests = [_test(term) for term in text.split()]
+    tests = [_test(term) for term in _SPACED.sub(r"\1", text).split()]
     return [view for view in views if all(test(view) for test in tests)]
 
 
@@ -74,6 +75,8 @@ def _test(term: str) -> Test:
         return lambda view: wanted.lower() in (field(view) or "").lower()
     if colon and name.isalpha() and len(name) > 2:  # and no part of a MAC or a host with its port
         raise SelectorError(term, f"there is no field {name}; there are {', '.join(FIELDS)}")
+    if any(sign in term for sign in _SIGNS):
+        raise SelectorError(term, "is no comparison; write it like power_w>3500")
     word = term.lower()
     return lambda view: any(word in (field(view) or "").lower() for field in FIELDS.values())
 

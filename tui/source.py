@@ -19,11 +19,12 @@ from agent.decisions import DecisionRecord
 from agent.detail import MachineDetail
 from agent.history import MachineHistory, OrderEvidence, SiteHistory
 from agent.lots import Lot, lots_of_views
-from agent.orders import Order, OrderState
+from agent.orders import Order
+from agent.policy import Action
 from agent.reader import Mark, Reader
 from agent.rows import Event, from_ms, to_ms
 from agent.stored import StoredPicture, picture_of, refuse_what_is_no_file
-from agent.view import MachineView
+from agent.view import MachineView, Picture, SiteTotals, totals
 from drivers.reading import MachineId
 
 P = ParamSpec("P")
@@ -34,9 +35,7 @@ RECHECK = timedelta(seconds=5)
 HISTORY_EVERY = timedelta(seconds=20)
 DAY = timedelta(days=1)
 POINTS = 48
-MOST_ORDERS = 500
 STATUS_TIMEOUT_S = 2.0
-UNSETTLED = (OrderState.FAILED, OrderState.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +44,9 @@ class AgentState:
 
     says: Mapping[str, Any] | None = None
     silence: str = ""
+    """Why it says nothing; empty before it was asked."""
+    is_down: bool = False
+    """Nobody listens on its socket."""
     obligations: Sequence[Mapping[str, Any]] = ()
     due_by: Mapping[int, datetime] = field(default_factory=dict)
     """By number of an open order, until when it has time."""
@@ -55,6 +57,9 @@ class SiteState:
     """All that every screen shows. The same `snapshot.picture` is the same picture: nothing changed."""
 
     snapshot: StoredPicture
+    totals: SiteTotals
+    gains_usd_per_day: float
+    """What waking the machines that would earn is worth."""
     history: SiteHistory
     """The last day."""
     mode: str | None
@@ -106,6 +111,8 @@ class Source:
         self._snapshot: StoredPicture | None = None
         self._history: tuple[datetime, SiteHistory] | None = None
         self._worth: Worth | None = None
+        self._added: tuple[Picture, SiteTotals] | None = None
+        self._gains = 0.0
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def careful() -> T:
@@ -132,15 +139,16 @@ class Source:
             reader = self._open()
             snapshot = self._refresh(reader, moment)
             history = self._day(reader, moment)
-            orders = reader.orders(MOST_ORDERS)
             return SiteState(
                 snapshot=snapshot,
+                totals=self._totals_of(snapshot),
+                gains_usd_per_day=self._gains,
                 history=history,
                 mode=reader.mode(),
                 held=reader.held(),
                 orders=reader.open_orders(),
                 worth=self._today(reader, moment),
-                failures=[each for each in orders if each.state in UNSETTLED and moment - _ended(each) < DAY],
+                failures=reader.unsettled(moment - DAY),
             )
         except sqlite3.Error as error:
             self._close()
@@ -185,17 +193,22 @@ class Source:
     async def agent(self) -> AgentState:
         """What the agent says of itself."""
         if self._socket is None:
-            return AgentState(silence="no socket was named")
+            return AgentState(silence="no socket was named", is_down=True)
         try:
             says = await call(self._socket, "status", timeout_s=STATUS_TIMEOUT_S)
             owed = await call(self._socket, "obligations", timeout_s=STATUS_TIMEOUT_S)
             orders = await call(self._socket, "orders", timeout_s=STATUS_TIMEOUT_S)
+            told = orders["orders"], owed["obligations"]
         except ControlError as error:
-            return AgentState(silence=str(error))
-        due = {each["order_id"]: each.get("due_by") for each in orders["orders"]}
+            return AgentState(silence=str(error), is_down=error.code == "unreachable")
+        except (KeyError, ValueError) as error:
+            return AgentState(
+                silence=f"its answer makes no sense here ({error!r}); is it of another version?"
+            )
+        due = {each["order_id"]: each.get("due_by") for each in told[0]}
         return AgentState(
             says=says,
-            obligations=owed["obligations"],
+            obligations=told[1],
             due_by={number: datetime.fromisoformat(text) for number, text in due.items() if text},
         )
 
@@ -239,6 +252,16 @@ class Source:
         self._snapshot = picture_of(reader, self._views.values(), dict(self._decisions), now)
         return self._snapshot
 
+    def _totals_of(self, snapshot: StoredPicture) -> SiteTotals:
+        """Added up once for each picture."""
+        if self._added is None or self._added[0] is not snapshot.picture:
+            views = snapshot.picture.views
+            self._added = snapshot.picture, totals(views)
+            self._gains = sum(
+                view.decision_margin_usd_per_day or 0.0 for view in views if view.action is Action.RESTORE
+            )
+        return self._added[1]
+
     def _today(self, reader: Reader, now: datetime) -> Worth | None:
         """Reckoned once for every hour that is booked."""
         midnight_ms, until_ms = (
@@ -256,7 +279,3 @@ class Source:
         if self._history is None or now - self._history[0] >= HISTORY_EVERY:
             self._history = now, reader.site_history(now - DAY, now, points=POINTS)
         return self._history[1]
-
-
-def _ended(order: Order) -> datetime:
-    return order.settled_at or order.created_at

@@ -394,3 +394,87 @@ async def test_events_and_orders_are_shown_with_who_did_them_and_filtered(databa
         await pilot.press("escape")
         await until(pilot, lambda: table(pilot).row_count == 3)
         assert not str(pilot.app.screen.query_one("#notes", Static).content)
+
+
+# -- found by somebody who did not believe it ------------------------------------------------------------------------
+
+
+async def test_sliders_stop_before_nothing(database):
+    async with opened(database) as pilot:
+        await pilot.press("5")
+        await shows(pilot, "92,870 USD")
+        for _ in range(12):
+            await pilot.press("pagedown")
+        await shows(pilot, "929 USD (-99%)")
+        await pilot.press("tab", *["pagedown"] * 12, "tab", *["pagedown"] * 12, "tab", *["pagedown"] * 20)
+        await shows(pilot, "0.000 BTC/block", "-0.0600 USD/kWh")
+
+
+async def test_what_would_be_woken_counts_as_followed(tmp_path):
+    path = tmp_path / "hashcost.db"
+    slept = machine(1, asleep())
+    slept.ours = True
+    for _ in range(40):
+        slept.baselines.observe(reading())
+    poll(path, slept, machine(2, reading(power_w=LOSING)))
+    async with opened(path) as pilot:
+        await shows(pilot, "restore above_breakeven", "-0.21 USD/h", "+0.12 if followed")
+
+
+async def test_ages_of_prices_grow_while_nobody_writes_and_stale_ones_are_not_acted_on(database):
+    told = json.loads(TOLD)
+    told["at"] = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
+    told["figures"][0]["automatic"] = True
+    with Store(database) as store:
+        store.save_setting(PRICES, json.dumps(told))
+    async with opened(database) as pilot:
+        await pilot.press("4")
+        await shows(pilot, "10 min")
+        row = next(line for line in text(pilot).splitlines() if "btc_usd" in line and "held" in line)
+        assert " no " in row
+
+
+@pytest.mark.parametrize("typed", ["chip_temp_c > 60", "chip_temp_c >60", "chip_temp_c> 60"])
+async def test_a_comparison_may_have_blanks(database, typed):
+    async with opened(database) as pilot:
+        await until(pilot, lambda: len(rows(pilot)) == 4)
+        await pilot.press("slash")
+        pilot.app.screen.query_one("#filter").value = typed
+        await pilot.press("enter")
+        await until(pilot, lambda: set(rows(pilot)) == {"10.0.0.1", "10.0.0.2"})
+
+
+async def test_every_failure_of_the_day_is_listed_however_much_came_after(database):
+    with Store(database) as store:
+        store.create_order(order(OrderState.FAILED, failure="did_not_obey", machine_id=mac(1)))
+        for _ in range(600):
+            store.create_order(order(OrderState.CONFIRMED, machine_id=mac(2)))
+    async with opened(database) as pilot:
+        await pilot.press("3")
+        await shows(pilot, "1 failed within a day", "did_not_obey")
+
+
+async def test_an_error_that_is_over_goes(database):
+    async with opened(database) as pilot:
+        await shows(pilot, "10.0.0.2")
+        database.rename(database.with_name("away"))
+        await pilot.press("4")
+        await shows(pilot, "no such database")
+        database.with_name("away").rename(database)
+        await shows(pilot, "merit order")
+        await until(pilot, lambda: "no such database" not in text(pilot))
+
+
+async def test_details_are_cut_and_not_left_out_where_there_is_little_room(database):
+    with Store(database) as store:
+        store.save_events(
+            [Event(at=datetime.now(UTC), kind="scan_failure", detail="10.0.0.9: refused " + "x" * 200)]
+        )
+    async with opened(database, NARROW) as pilot:
+        await pilot.press("6")
+        await shows(pilot, "10.0.0.9: refused")
+
+
+async def test_an_agent_that_does_not_answer_is_told_with_the_reason(database, tmp_path):
+    async with opened(database, socket=tmp_path / "nobody.sock") as pilot:
+        await shows(pilot, "AGENT DOWN", "no agent listens there")

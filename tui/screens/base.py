@@ -62,8 +62,9 @@ class SiteScreen(Screen[None]):
         if not self.query("#problem"):  # not composed yet
             return
         problem = self.query_one("#problem", Static)
-        problem.display = self.site.problem is not None
-        problem.update(Text(self.site.problem or "", "bold red"))
+        told = [each for each in (self.site.problem, self.site.agent.silence) if each]
+        problem.display = bool(told)
+        problem.update(Text("\n".join(told), "bold red"))
         if self.site.state is None:
             return
         self.query_one(SiteHeader).show(self.site.state, self.site.agent, self.site.source.clock())
@@ -80,6 +81,7 @@ class SiteScreen(Screen[None]):
         except StoreError as error:
             self.note(Text(str(error), "bold red"))
         else:
+            self.note()
             self.refresh_site()
 
     def note(self, *lines: Text) -> None:

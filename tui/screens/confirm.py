@@ -30,6 +30,11 @@ class Plan:
     usd_per_day: float
     lines: Sequence[str]
     refused: Sequence[str] = ()
+    warning: str = ""
+    forgone: bool = False
+    """The money is what is given up, not what is gained."""
+    unknown: int = 0
+    """Machines of which kW or worth are not known."""
 
     @property
     def is_large(self) -> bool:
@@ -94,7 +99,12 @@ def question(plan: Plan) -> Text:
     hourly = plan.usd_per_day / HOURS
     text = Text.assemble((f"{plan.verb} {plan.count} machines?", "bold"))
     if plan.kw or plan.usd_per_day:
-        text.append(f"\n{plan.kw:,.1f} kW, {hourly:+.2f} USD/hour for the site")
+        worth = f"forgoes {hourly:.2f} USD/hour" if plan.forgone else f"{hourly:+.2f} USD/hour for the site"
+        text.append(f"\n{plan.kw:,.1f} kW, {worth}")
+    if plan.unknown:
+        text.append(f"\nwithout {plan.unknown} of which it is not known", "yellow")
+    if plan.warning:
+        text.append(f"\n{plan.warning}", "bold yellow")
     return text
 
 

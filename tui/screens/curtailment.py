@@ -38,6 +38,8 @@ class OrderLine:
     view: MachineView | None
     left: str
     """Time that is left, or when it ended."""
+    age_s: float
+    """Since it was made."""
 
     @property
     def address(self) -> str:
@@ -74,7 +76,7 @@ COLUMNS = (
         right=True,
     ),
     Line("USD/day", _worth, lambda line: line.worth_usd_per_day, right=True),
-    Line("time", lambda line: (line.left, ""), lambda line: line.left),
+    Line("time", lambda line: (line.left, ""), lambda line: line.age_s),
     Line("by", lambda line: (line.order.ordered_by, "dim"), lambda line: line.order.ordered_by),
     Line("sent", lambda line: (str(line.order.attempts), ""), lambda line: line.order.attempts, right=True),
     Line("detail", lambda line: (line.order.detail, "dim"), lambda line: line.order.detail),
@@ -167,16 +169,17 @@ def order_lines(
     under_way = [each for each in state.orders if each.state is not OrderState.PROPOSED]
     return [
         *(
-            _line(each, views, f"{_span(each.created_at + patience.proposal - now)} left")
+            _line(each, views, now, f"{_span(each.created_at + patience.proposal - now)} left")
             for each in proposals
         ),
-        *(_line(each, views, _time_of(each, now, due_by.get(each.order_id))) for each in under_way),
-        *(_line(each, views, f"{each.settled_at or each.created_at:%H:%M}") for each in state.failures),
+        *(_line(each, views, now, _time_of(each, now, due_by.get(each.order_id))) for each in under_way),
+        *(_line(each, views, now, f"{each.settled_at or each.created_at:%H:%M}") for each in state.failures),
     ]
 
 
-def _line(order: Order, views: Mapping[MachineId, MachineView], left: str) -> OrderLine:
-    return OrderLine(order=order, view=views.get(order.machine_id), left=left)
+def _line(order: Order, views: Mapping[MachineId, MachineView], now: datetime, left: str) -> OrderLine:
+    age_s = (now - order.created_at).total_seconds()
+    return OrderLine(order=order, view=views.get(order.machine_id), left=left, age_s=age_s)
 
 
 def _time_of(order: Order, now: datetime, due: datetime | None) -> str:
@@ -209,7 +212,9 @@ def summary(state: SiteState, agent: AgentState) -> list[Text]:
     if ramp is not None:
         lines.append(Text(_ramp(ramp)))
     lines += [_obligation(owed) for owed in agent.obligations]
-    if not agent.obligations and agent.says is not None:
+    if agent.says is None:
+        lines.append(Text("what is owed to the grid is not known while the agent does not answer", "yellow"))
+    elif not agent.obligations:
         lines.append(Text("nothing is owed to the grid", "dim"))
     return lines
 
@@ -235,7 +240,8 @@ def _ramp(ramp: Mapping[str, Any]) -> str:
 
 
 def _obligation(owed: Mapping[str, Any]) -> Text:
-    target = "what it drew less" if owed["target_kw"] is None else f"{owed['target_kw']:g} kW"
+    shed = "" if owed.get("by_kw") is None else f"{owed['by_kw']:g} kW less than it drew"
+    target = f"{owed['target_kw']:g} kW" if owed["target_kw"] is not None else shed
     until = "until it is released" if owed["end"] is None else f"until {owed['end']}"
     standing = owed.get("standing") or ("in force" if owed["holds"] else "to come")
     load = "" if owed.get("load_kw") is None else f", load {owed['load_kw']:.1f} kW"

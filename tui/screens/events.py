@@ -42,17 +42,16 @@ class Happened:
 
 def happened(events: Sequence[Event], orders: Sequence[Order]) -> list[Happened]:
     """Both in one list, the newest first."""
-    count = len(events)
     lines = [
         Happened(
-            key=f"event {count - index}",
+            key=f"{event.at.isoformat()} {event.kind} {event.machine_id} {event.detail}",
             at=event.at,
             what=event.kind,
             who=_who(event),
             machine_id=event.machine_id or "-",
             detail=event.detail,
         )
-        for index, event in enumerate(events)
+        for event in events
     ]
     lines += [
         Happened(

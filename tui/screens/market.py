@@ -1,6 +1,7 @@
 """Prices and where they come from; and how much of the site lies under them: the merit order."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from rich.console import Group, RenderableType
@@ -65,7 +66,7 @@ class MarketScreen(SiteScreen):
             self._asked = state.snapshot.picture
             self.load(self._ask)
         width = max(40, self.size.width - 4)
-        self._body.update(Group(*page(state, self._lots, self._glyphs, width)))
+        self._body.update(Group(*page(state, self._lots, self._glyphs, width, self.site.source.clock())))
 
     async def _ask(self) -> None:
         await self.fetch(self.site.source.lots(), self._take)
@@ -75,13 +76,15 @@ class MarketScreen(SiteScreen):
 
 
 def page(
-    state: SiteState, lots: tuple[Sequence[Lot], int] | None, shown: Glyphs, width: int
+    state: SiteState, lots: tuple[Sequence[Lot], int] | None, shown: Glyphs, width: int, now: datetime
 ) -> Iterator[RenderableType]:
     """The page, part by part."""
     yield from _efficiency(state, shown)
     prices = state.snapshot.prices
+    told_at = prices.get("at")
+    grown = now - datetime.fromisoformat(told_at) if told_at else timedelta()
     yield Text("\nnumbers", "bold underline")
-    yield _figures(prices)
+    yield _figures(prices, grown.total_seconds(), stale=grown > state.snapshot.validity)
     if prices.get("sources"):
         yield Text("\nsources", "bold underline")
         yield _sources(prices["sources"])
@@ -117,19 +120,21 @@ def _efficiency(state: SiteState, shown: Glyphs) -> Iterator[Text]:
         yield Text(f"{economics.days_to_halving(quote.height + 1):.0f} days to the halving", "dim")
 
 
-def _figures(prices: Mapping[str, Any]) -> Table:
+def _figures(prices: Mapping[str, Any], grown_s: float, *, stale: bool) -> Table:
+    """`grown_s` is how long ago all of this was written down; what is stale is not acted on."""
     table = _table("number", "value", "state", "acted on", "age", "source", "note")
     for each in prices.get("figures", ()):
         value = "-" if each["value"] is None else _value(each["value"])
         table.add_row(
-            each["name"], value, _state(each["state"]), _acted(each["automatic"]), _age(each["age_s"]),
+            each["name"], value, _state(each["state"]), _acted(each["automatic"] and not stale),
+            _age(each["age_s"], grown_s),
             printable(each["source"] or "-"), printable(each["detail"]),
         )  # fmt: skip
     power = prices.get("power")
     if power is not None:
         table.add_row(
             "price_usd_per_kwh", f"{power['price_usd_per_kwh']:.5f}", _state(power["state"]),
-            _acted(power["automatic"]), _age(power["age_s"]), printable(power["source"]),
+            _acted(power["automatic"] and not stale), _age(power["age_s"], grown_s), printable(power["source"]),
             "" if power["market_usd_per_kwh"] is None else f"the market says {power['market_usd_per_kwh']:.5f}",
         )  # fmt: skip
     return table
@@ -140,7 +145,7 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> Table:
     for each in sources:
         failing = each["failure"] is not None
         told = each["failure"] if failing else each["values"]
-        answered = "never" if each["answered_at"] is None else each["answered_at"][11:19]
+        answered = "never" if each["answered_at"] is None else each["answered_at"][5:19].replace("T", " ")
         table.add_row(
             printable(each["name"]),
             Text("failing", "bold red") if failing else Text("answers", "green"),
@@ -210,9 +215,10 @@ def _acted(automatic: bool) -> Text:
     return Text("yes", "green") if automatic else Text("no", "yellow")
 
 
-def _age(seconds: float | None) -> str:
-    if seconds is None:
+def _age(age_s: float | None, grown_s: float) -> str:
+    if age_s is None:
         return "-"
+    seconds = age_s + grown_s
     return (
         f"{seconds:.0f} s"
         if seconds < 120
@@ -225,5 +231,7 @@ def _age(seconds: float | None) -> str:
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
-        table.add_column(heading, no_wrap=heading not in {"what", "note"})
+        wide = heading in {"what", "note"}
+        least = {"value": 10, "state": 7, "acted on": 8, "age": 5}.get(heading)
+        table.add_column(heading, no_wrap=not wide, min_width=least)
     return table

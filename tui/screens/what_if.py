@@ -19,6 +19,8 @@ from tui.source import AgentState, SiteState
 from tui.widgets.slider import Slider
 
 TERA = 1e12
+LEAST = 0.01
+"""No scenario is about a bitcoin, or a difficulty, of nothing."""
 PRESET_BTC_USD = (83_000.0, 60_000.0, 120_000.0)
 
 
@@ -31,16 +33,19 @@ class WhatIfScreen(SiteScreen):
     def __init__(self) -> None:
         super().__init__()
         self._sliders = {
-            "btc_usd": Slider("BTC price", "USD", id="btc", decimals=0),
-            "difficulty": Slider("difficulty", "T", id="difficulty", decimals=2),
+            "btc_usd": Slider("BTC price", "USD", id="btc", decimals=0, lowest_share=LEAST),
+            "difficulty": Slider("difficulty", "T", id="difficulty", decimals=2, lowest_share=LEAST),
             "fees_btc": Slider("fees", "BTC/block", id="fees", decimals=3, lowest_step=0.001),
-            "price_usd_per_kwh": Slider("power price", "USD/kWh", id="power", decimals=4, lowest_step=0.0005),
+            "price_usd_per_kwh": Slider(
+                "power price", "USD/kWh", id="power", decimals=4, lowest_step=0.0005, lowest=-0.5
+            ),
         }
         self._body = Static(id="outcome")
         self._asked: object = None
         self._lots: tuple[Sequence[Lot], int] = ((), 0)
         self._preset: str | None = None
         self._halved = False
+        self._drawn: object = None
 
     def content(self) -> Iterable[Widget]:
         """Sliders above, the outcome below."""
@@ -65,6 +70,10 @@ class WhatIfScreen(SiteScreen):
             slider.begin(getattr(now, name) / (TERA if name == "difficulty" else 1.0))
         there = self._scenario(now)
         lots, unknown = self._lots
+        key = (id(lots), now, there, self._preset)
+        if key == self._drawn:
+            return
+        self._drawn = key
         note = (
             Text(f"{unknown} machines are left out: it is not known what they do", "yellow")
             if unknown

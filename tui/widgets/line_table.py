@@ -18,6 +18,8 @@ from tui.bindings import TABLES, bindings
 from tui.glyphs import glyphs
 
 GAP = 2
+LEAST_TEXT = 10
+"""A text that does not fit is cut if so much of it can be read."""
 MOST_STRIPS = 2000
 """Rows that stay drawn; a site has more machines than anybody looks at."""
 _CURSOR = Style(reverse=True)
@@ -71,6 +73,8 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
         self._rows: Sequence[Row] = ()
         self._chosen: str | None = None
         self._strips: dict[tuple[str, bool], tuple[Row, Strip]] = {}
+        self._frame = (0, 0, Style())
+        self._lines: dict[tuple[str, bool, bool], tuple[Row, Strip]] = {}
 
     # -- what is in it -----------------------------------------------------------------------------------
 
@@ -105,6 +109,7 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
         index = next((at for at, row in enumerate(self._rows) if self._key(row) == self._chosen), None)
         self._fit()
         self.move_to(self.cursor_row if index is None else index, scroll=seen)
+        self.refresh()
 
     def sort(self, column: int | None, *, descending: bool = False) -> None:
         """Sort by a column; None is the order that rows are given in."""
@@ -136,15 +141,20 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
 
     def move_to(self, row: int, *, scroll: bool = True) -> None:
         """Put the cursor on a row, the nearest if there is no such row."""
+        left, offset = self.cursor_row, self.scroll_offset
         self.cursor_row = max(0, min(row, self.row_count - 1))
         self._chosen = self._key(self._rows[self.cursor_row]) if self._rows else None
         if scroll and self.row_count:
             sight = self.rows_in_sight()
             above, below = sight.start - self.cursor_row, self.cursor_row - sight.stop + 1
             if above > 0 or below > 0:
-                offset = sight.start - above if above > 0 else sight.start + below
-                self.scroll_to(y=offset, animate=False, force=True, immediate=True)
-        self.refresh()
+                to = sight.start - above if above > 0 else sight.start + below
+                self.scroll_to(y=to, animate=False, force=True, immediate=True)
+        if self.scroll_offset == offset:
+            self.refresh_line(left + 1)
+            self.refresh_line(self.cursor_row + 1)
+        else:
+            self.refresh()
 
     def rows_in_sight(self) -> range:
         """Rows between the heading and the lower edge."""
@@ -207,20 +217,37 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
         if widths != self._widths:
             self._widths = widths
             self._strips.clear()
+            self._lines.clear()
         self.virtual_size = Size(sum(self._widths) + GAP * len(self._widths), self.row_count + 1)
 
     def render_line(self, y: int) -> Strip:
         """The heading at the top, then the rows from where it is scrolled to."""
-        left, width = self.scroll_offset.x, self.scrollable_content_region.width
+        left, width, style = self.scroll_offset.x, self.scrollable_content_region.width, self.rich_style
+        if self._frame != (left, width, style):
+            self._frame = (left, width, style)
+            self._lines.clear()
         index = self.scroll_offset.y + y - 1
         if y == 0:
-            strip = self._heading()
-        elif index < self.row_count:
-            strip = self._strip(self._rows[index])
-            strip = strip.apply_style(_CURSOR) if index == self.cursor_row else strip
-        else:
-            strip = Strip.blank(width)
-        return self._cut(strip, left, width).apply_style(self.rich_style)
+            return self._cut(self._heading(), left, width).apply_style(style)
+        if index >= self.row_count:
+            return self._cut(Strip.blank(width), left, width).apply_style(style)
+        return self._line(self._rows[index], under=index == self.cursor_row)
+
+    def _line(self, row: Row, *, under: bool) -> Strip:
+        """A row as it is on the screen, drawn once until it changes; `under` the cursor or not."""
+        left, width, style = self._frame
+        key = self._key(row)
+        place = (key, key in self.marks, under)
+        cached = self._lines.get(place)
+        if cached is not None and cached[0] == row:
+            return cached[1]
+        strip = self._strip(row)
+        strip = strip.apply_style(_CURSOR) if under else strip
+        strip = self._cut(strip, left, width).apply_style(style)
+        if len(self._lines) >= MOST_STRIPS:
+            self._lines.clear()
+        self._lines[place] = (row, strip)
+        return strip
 
     def _cut(self, strip: Strip, left: int, width: int) -> Strip:
         """Whole columns only; the first ones stay in sight when the rest is scrolled to the side."""
@@ -235,7 +262,8 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
         used = 0
         for index, each in enumerate(self._widths):
             if index >= self._frozen and used + each > width:
-                break
+                text = not self.columns[index].right
+                return width if text and width - used >= LEAST_TEXT else used
             used += each + GAP
         return used
 

@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from agent.market.quote import PriceState
 from agent.summary import STATE_STYLE, breakeven_efficiency, number
-from agent.view import SiteTotals, totals
+from agent.view import SiteTotals
 from drivers.reading import RunState
 from tui.charts import sparkline
 from tui.glyphs import Glyphs, glyphs
@@ -23,7 +23,9 @@ BADGES: Mapping[str, tuple[str, str]] = {
     "auto": (" AUTO ", "black on green"),
 }
 HELD = (" HELD ", "bold white on red")
+CLOSED = (" CLOSED ", "bold white on blue")
 DOWN = (" AGENT DOWN ", "bold white on red")
+NO_ANSWER = (" NO ANSWER ", "bold white on red")
 OPERATE = (" OPERATE ", "bold black on magenta")
 SPARK = 12
 HOURS = 24.0
@@ -75,7 +77,7 @@ def header(
 ) -> list[Text]:
     """The lines for a terminal of that width."""
     snapshot = state.snapshot
-    site = totals(snapshot.picture.views)
+    site = state.totals
     lines = [
         line(_trust(state, agent, now, site, shown, operate=operate), width),
         line(_prices(state, now, shown), width),
@@ -93,8 +95,11 @@ def mode_badges(state: SiteState, agent: AgentState) -> list[tuple[str, str]]:
     held = says.get("held", state.held)
     mode = says.get("mode", state.mode)
     badges = [HELD] if held else []
+    badges += [CLOSED] if says.get("closed") else []
     badges += [BADGES[mode]] if mode in BADGES else []
-    return badges if agent.says is not None else [DOWN, *badges]
+    if agent.says is not None or not agent.silence:
+        return badges
+    return [DOWN if agent.is_down else NO_ANSWER, *badges]
 
 
 def _trust(
@@ -159,7 +164,7 @@ def _money(state: SiteState, site: SiteTotals, shown: Glyphs) -> list[Part]:
     if site.machines and site.by_state.get(RunState.UNKNOWN.value) == site.machines:
         return [Part(Text("what the site draws and earns is unknown", "bold yellow"))]
     now = site.margin_usd_per_day / HOURS
-    followed = now + site.avoidable_usd_per_day / HOURS
+    followed = now + (site.avoidable_usd_per_day + state.gains_usd_per_day) / HOURS
     under = f"{site.under_breakeven} under break-even lose {site.lost_usd_per_day / HOURS:.2f} USD/h"
     return [
         Part(Text.assemble((f"{now:+.2f} USD/h", "bold red" if now < 0 else "bold green"))),

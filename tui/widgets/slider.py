@@ -25,12 +25,24 @@ class Slider(Widget, can_focus=True):
     class Moved(Message):
         """It stands elsewhere."""
 
-    def __init__(self, name: str, unit: str, *, id: str, decimals: int, lowest_step: float = 0.0) -> None:  # noqa: A002
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        *,
+        id: str,  # noqa: A002 - Textual's word
+        decimals: int,
+        lowest_step: float = 0.0,
+        lowest: float = 0.0,
+        lowest_share: float = 0.0,
+    ) -> None:
         super().__init__(id=id)
         self._label = name
         self._unit = unit
         self._decimals = decimals
         self._lowest_step = lowest_step
+        self._lowest = lowest
+        self._lowest_share = lowest_share
         self._glyphs = glyphs()
         self.began = 0.0
         self.value = 0.0
@@ -45,7 +57,8 @@ class Slider(Widget, can_focus=True):
 
     def set(self, value: float) -> None:
         """Put it somewhere."""
-        self.value = max(0.0, value)
+        lowest = self._lowest_share * self.began if self._lowest_share else self._lowest
+        self.value = max(lowest, value)
         self.refresh()
 
     def action_step(self, steps: int) -> None:
