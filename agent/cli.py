@@ -153,6 +153,13 @@ def _range_options(function: F) -> F:
     return _span_options(function)
 
 
+def _format_option(function: F) -> F:
+    return click.option(
+        "--format", "file_format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True,
+        help="Parquet needs the extra `parquet`, and a file.",
+    )(function)  # fmt: skip
+
+
 def _output_option(function: F) -> F:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: standard output."
@@ -494,7 +501,7 @@ def export() -> None:
 
 @export.command()
 @_range_options
-@click.option("--format", "file_format", type=click.Choice(["csv"]), default="csv", show_default=True)
+@_format_option
 @_output_option
 @_database_option
 def profitability(
@@ -507,13 +514,12 @@ def profitability(
     database: Path,
 ) -> None:
     """Energy, revenue, cost and margin per machine and period."""
-    del file_format  # there is one so far; click refuses any other
     from agent.export import Period, export_profitability
     from agent.federation.books import export_fleet
     from agent.federation.fleet_database import is_fleet
 
     export = export_fleet if is_fleet(database) else export_profitability
-    text = export(database, start, end, Period(by), output, zone=zone)
+    text = export(database, start, end, Period(by), output, zone=zone, file_format=file_format)
     if output is None:
         click.echo(text, nl=False)
 
@@ -521,6 +527,7 @@ def profitability(
 @export.command()
 @_range_options
 @click.option("--site", is_flag=True, help="The whole site instead of each machine.")
+@_format_option
 @_output_option
 @_database_option
 def ledger(
@@ -529,6 +536,7 @@ def ledger(
     by: str,
     zone: tzinfo,
     site: bool,
+    file_format: str,
     output: Path | None,
     database: Path,
 ) -> None:
@@ -536,7 +544,9 @@ def ledger(
     from agent.export import Period
     from agent.ledger_export import export_ledger
 
-    text = export_ledger(database, start, end, Period(by), output, site=site, zone=zone)
+    text = export_ledger(
+        database, start, end, Period(by), output, site=site, zone=zone, file_format=file_format
+    )
     if output is None:
         click.echo(text, nl=False)
 
@@ -546,52 +556,74 @@ def ledger(
 @click.option(
     "--interval", type=click.Choice(["5", "15", "30", "60"]), default="15", show_default=True, help="Minutes.",
 )  # fmt: skip
+@_format_option
 @_output_option
 @_database_option
 def export_energy(
-    start: datetime | None, end: datetime | None, interval: str, output: Path | None, database: Path
+    start: datetime | None,
+    end: datetime | None,
+    interval: str,
+    file_format: str,
+    output: Path | None,
+    database: Path,
 ) -> None:
     """The site's energy in even intervals, as grid programmes settle it, with how much of it is known."""
     from agent import records
 
-    text = records.export_energy(database, start, end, timedelta(minutes=int(interval)), output)
+    text = records.export_energy(
+        database, start, end, timedelta(minutes=int(interval)), output, file_format=file_format
+    )
     if output is None:
         click.echo(text, nl=False)
 
 
 @export.command("orders")
 @_span_options
+@_format_option
 @_output_option
 @_database_option
-def export_orders(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+def export_orders(
+    start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
+) -> None:
     """Every order, with who gave it, why, and what became of it."""
-    _export_records("orders", start, end, output, database)
+    _export_records("orders", start, end, file_format, output, database)
 
 
 @export.command("events")
 @_span_options
+@_format_option
 @_output_option
 @_database_option
-def export_events(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+def export_events(
+    start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
+) -> None:
     """Every event: scans, commands and who gave them, calls of the grid, hours that were appraised again."""
-    _export_records("events", start, end, output, database)
+    _export_records("events", start, end, file_format, output, database)
 
 
 @export.command("prices")
 @_span_options
+@_format_option
 @_output_option
 @_database_option
-def export_prices(start: datetime | None, end: datetime | None, output: Path | None, database: Path) -> None:
+def export_prices(
+    start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
+) -> None:
     """Every change of the prices and terms that the agent acted on."""
-    _export_records("prices", start, end, output, database)
+    _export_records("prices", start, end, file_format, output, database)
 
 
 def _export_records(
-    what: str, start: datetime | None, end: datetime | None, output: Path | None, database: Path
+    what: str,
+    start: datetime | None,
+    end: datetime | None,
+    file_format: str,
+    output: Path | None,
+    database: Path,
 ) -> None:
     from agent.records import export_records
 
-    text = export_records(database, what, start, end, output)
+    text = export_records(database, what, start, end, output, file_format=file_format)
     if output is None:
         click.echo(text, nl=False)
 
@@ -602,13 +634,14 @@ def _export_records(
     help="Where the files are written; it is made if it is not there.",
 )  # fmt: skip
 @click.option("--time-zone", "zone", type=Zone(), default="UTC", show_default=True, help="Whose yesterday.")
+@_format_option
 @_database_option
-def export_yesterday(directory: Path, zone: tzinfo, database: Path) -> None:
+def export_yesterday(directory: Path, zone: tzinfo, file_format: str, database: Path) -> None:
     """Write all of yesterday, each file whole or not at all: profitability, ledger, site, energy, orders, events,
     prices."""
     from agent.records import export_day
 
-    for path in export_day(database, directory, datetime.now(UTC), zone):
+    for path in export_day(database, directory, datetime.now(UTC), zone, file_format=file_format):
         click.echo(path)
 
 

@@ -30,6 +30,7 @@ MOST_ROWS = 2_000_000
 _STEP = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=28)}
 _DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 Cell = str | int | float | None
+CSV, PARQUET = "csv", "parquet"
 
 
 class ExportError(UsageError):
@@ -67,14 +68,29 @@ def export_profitability(
     output: Path | None,
     *,
     zone: tzinfo = UTC,
+    file_format: str = CSV,
 ) -> str:
-    """The CSV of [start, end) from the store, also written to `output` if given.
+    """The export of [start, end) from the store, also written to `output` if given.
 
     `start` defaults to the first reading, `end` to now. Raises `StoreError` and `ExportError`.
     """
     with Reader(database) as reader:
         start, end = export_range(reader, database, start, end, by)
-        text = to_csv(profitability(reader, start, end, by, zone))
+        return deliver(profitability(reader, start, end, by, zone), COLUMNS, output, file_format)
+
+
+def deliver(
+    rows: Iterable[Mapping[str, Cell]], columns: Sequence[str], output: Path | None, file_format: str = CSV
+) -> str:
+    """Write rows to a file in a format, if one is named; the text, where it is one. Raises `ExportError`."""
+    if file_format == PARQUET:
+        from agent.parquet import to_parquet  # noqa: PLC0415 - it needs this module
+
+        if output is None:
+            raise ExportError("--format parquet: is no text; name a file with -o")
+        write_atomically(output, to_parquet(rows, columns))
+        return ""
+    text = to_csv(rows, columns)
     if output is not None:
         write_atomically(output, text)
     return text
@@ -209,7 +225,7 @@ def refuse_unwritable(path: Path) -> None:
         raise ExportError(f"{path}: cannot be written by this user")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Write a whole file or none: a reader sees the old one or the new one, and a failure leaves the old one.
 
     A link stays and its target is written; a device, a pipe or one of our own streams is written to and not replaced.
@@ -240,19 +256,23 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _write_into(path: Path, text: str) -> None:
+def _write_into(path: Path, text: str | bytes) -> None:
     """Appends: standard output may be a file with something in it."""
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with path.open("ab") as file:
+        file.write(_encoded(text))
 
 
-def _replace(path: Path, text: str) -> None:
+def _encoded(text: str | bytes) -> bytes:
+    return text.encode("utf-8") if isinstance(text, str) else text
+
+
+def _replace(path: Path, text: str | bytes) -> None:
     mode = _mode(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(_encoded(text))
             file.flush()
             os.fsync(file.fileno())
         if mode is not None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from agent.accounts import Books, accounts
-from agent.export import Cell, Period, export_range, iso, split, to_csv, write_atomically
+from agent.export import CSV, Cell, Period, deliver, export_range, iso, split
 from agent.ledger import Sums
 from agent.reader import Reader
 from agent.rows import MachineRow, to_ms
@@ -28,15 +28,13 @@ def export_ledger(
     *,
     site: bool = False,
     zone: tzinfo = UTC,
+    file_format: str = CSV,
 ) -> str:
-    """The CSV of [start, end), also written to `output` if given. Raises `StoreError` and `ExportError`."""
+    """The export of [start, end), also written to `output` if given. Raises `StoreError` and `ExportError`."""
     with Reader(database) as reader:
         start, end = export_range(reader, database, start, end, by)
         rows = site_rows if site else machine_rows
-        text = to_csv(rows(reader, start, end, by, zone), COLUMNS)
-    if output is not None:
-        write_atomically(output, text)
-    return text
+        return deliver(rows(reader, start, end, by, zone), COLUMNS, output, file_format)
 
 
 def machine_rows(

@@ -8,14 +8,14 @@ from typing import Any
 from agent.accounts import Books, accounts
 from agent.export import COLUMNS as PROFITABILITY_COLUMNS
 from agent.export import (
+    CSV,
     Cell,
     ExportError,
     Period,
+    deliver,
     iso,
     profitability,
     refuse_unwritable,
-    to_csv,
-    write_atomically,
 )
 from agent.ledger import Sums
 from agent.ledger_export import COLUMNS as LEDGER_COLUMNS
@@ -119,32 +119,38 @@ RECORDS: Mapping[str, tuple[Callable[[Reader, datetime, datetime], Rows], tuple[
 
 
 def export_records(
-    database: Path, what: str, start: datetime | None, end: datetime | None, output: Path | None
+    database: Path,
+    what: str,
+    start: datetime | None,
+    end: datetime | None,
+    output: Path | None,
+    *,
+    file_format: str = CSV,
 ) -> str:
-    """The CSV of orders, events or prices of [start, end), also written to `output` if given."""
+    """The export of orders, events or prices of [start, end), also written to `output` if given."""
     rows, columns = RECORDS[what]
     with Reader(database) as reader:
         start, end = _range(reader, database, start, end)
-        text = to_csv(rows(reader, start, end), columns)
-    if output is not None:
-        write_atomically(output, text)
-    return text
+        return deliver(rows(reader, start, end), columns, output, file_format)
 
 
 def export_energy(
-    database: Path, start: datetime | None, end: datetime | None, step: timedelta, output: Path | None
+    database: Path,
+    start: datetime | None,
+    end: datetime | None,
+    step: timedelta,
+    output: Path | None,
+    *,
+    file_format: str = CSV,
 ) -> str:
-    """The CSV of the site's energy in [start, end), also written to `output` if given."""
+    """The export of the site's energy in [start, end), also written to `output` if given."""
     with Reader(database) as reader:
         start, end = _range(reader, database, start, end)
         if (end - start) / step > MOST_INTERVALS:
             raise ExportError(
                 f"the range gives more than {MOST_INTERVALS:,} rows: set --from and --to closer together"
             )
-        text = to_csv(energy_rows(reader, start, end, step), ENERGY_COLUMNS)
-    if output is not None:
-        write_atomically(output, text)
-    return text
+        return deliver(energy_rows(reader, start, end, step), ENERGY_COLUMNS, output, file_format)
 
 
 def _range(
@@ -161,7 +167,9 @@ def _range(
     return start, end
 
 
-def export_day(database: Path, directory: Path, day: datetime, zone: tzinfo) -> list[Path]:
+def export_day(
+    database: Path, directory: Path, day: datetime, zone: tzinfo, *, file_format: str = CSV
+) -> list[Path]:
     """Write the files of the day before the one that `day` lies in, each whole or not at all; their paths."""
     today = day.astimezone(zone).date()
     yesterday = today - timedelta(days=1)
@@ -181,7 +189,7 @@ def export_day(database: Path, directory: Path, day: datetime, zone: tzinfo) -> 
             **{name: (rows(reader, start, end), columns) for name, (rows, columns) in RECORDS.items()},
         }
         for name, (rows, columns) in files.items():
-            path = directory / f"{name}-{yesterday.isoformat()}.csv"
-            write_atomically(path, to_csv(rows, columns))
+            path = directory / f"{name}-{yesterday.isoformat()}.{file_format}"
+            deliver(rows, columns, path, file_format)
             written.append(path)
     return written

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from agent.export import (
     COLUMNS,
+    CSV,
     Cell,
     ExportError,
     Period,
+    deliver,
     export_range,
     profitability,
-    to_csv,
-    write_atomically,
 )
 from agent.federation.fleet_database import site_databases
 from agent.reader import Reader
@@ -28,8 +28,9 @@ def export_fleet(
     output: Path | None,
     *,
     zone: tzinfo = UTC,
+    file_format: str = CSV,
 ) -> str:
-    """The profitability CSV of a whole fleet over [start, end), with a column of sites, also written to `output`.
+    """The profitability of a whole fleet over [start, end), with a column of sites, also written to `output`.
 
     `start` defaults to the first that is known of any site, `end` to now. Of hours that a site has not booked, only its
     machines' last readings are known here. Raises `ExportError` and `StoreError`.
@@ -46,10 +47,7 @@ def export_fleet(
                 continue
             since, until = export_range(reader, database, start or min(first), end, by)
             rows += [{"site": site, **row} for row in profitability(reader, since, until, by, zone)]
-    text = to_csv(rows, FLEET_COLUMNS)
-    if output is not None:
-        write_atomically(output, text)
-    return text
+    return deliver(rows, FLEET_COLUMNS, output, file_format)
 
 
 def _first_known(database: Path) -> datetime | None:
