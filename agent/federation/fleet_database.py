@@ -175,7 +175,10 @@ def read_state(directory: Path) -> State:
 
 def is_fleet(path: Path) -> bool:
     """Whether this is the directory of a fleet."""
-    return (path / STATE_FILE).is_file()
+    try:
+        return (path / STATE_FILE).is_file()
+    except OSError:  # not for us to see: opening it will say so
+        return False
 
 
 def site_databases(directory: Path) -> Iterator[tuple[str, Path]]:
