@@ -135,7 +135,8 @@ def test_an_agent_with_a_damaged_database_observes_and_says_so(tmp_path):
         running.until(notify.READY)
         status = running.status()
         assert status["mode"] == "observe"
-        assert "database disk image is malformed); only observing" in status["storage_problem"]
+        assert "is damaged (database disk image is malformed)" in status["storage_problem"]
+        assert "; only observing" in status["storage_problem"]
         assert "event=storage_failed" in running.log.read_text()
         running.tell(signal.SIGTERM)
         assert running.process.wait(10) == 0
