@@ -23,6 +23,7 @@ from agent.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.federation.telling import Sender
 
 FAILED, PARTLY = 1, 3
 MINING_YEARS = range(2009, 2141)
@@ -890,6 +891,24 @@ def install_service(what: str, root: Path) -> None:
         sys.exit(PARTLY)
 
 
+def _fleet_directory(function: F) -> F:
+    return click.option(
+        "--fleet", "directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_FLEET,
+        envvar="HASHCOST_FLEET", show_default=True, help="Directory of the fleet's databases, one for each site.",
+    )(function)  # fmt: skip
+
+
+def _sender(config_path: Path | None, directory: Path, person: str, key_file: Path) -> "Sender":
+    """Who commands, for a configuration that names servers."""
+    fleet = _load(config_path).fleet
+    if not fleet.servers or fleet.org is None:
+        raise UsageError(f"{config_path or DEFAULT_CONFIG}: fleet.servers: none; there is nobody to tell")
+    from agent.federation.telling import Sender, load_key
+
+    servers = fleet.connection(f"desk-{person}")
+    return Sender(servers=servers, org=fleet.org, person=person, key=load_key(key_file), directory=directory)
+
+
 @cli.group()
 def fleet() -> None:
     """Many sites over NATS JetStream."""
@@ -897,10 +916,7 @@ def fleet() -> None:
 
 @fleet.command("run")
 @_config_option
-@click.option(
-    "--fleet", "directory", type=click.Path(path_type=Path, file_okay=False), default=DEFAULT_FLEET,
-    envvar="HASHCOST_FLEET", show_default=True, help="Directory of the fleet's databases, one for each site.",
-)  # fmt: skip
+@_fleet_directory
 def fleet_run(config_path: Path | None, directory: Path) -> None:
     """Keep the fleet's databases from what the sites tell, until SIGTERM or Ctrl-C. `status` and `export` read them."""
     from agent.daemon import setup_logging
@@ -914,6 +930,70 @@ def fleet_run(config_path: Path | None, directory: Path) -> None:
     from agent.federation.service import run_fleet
 
     run_fleet(config, directory)
+
+
+def _fleet_sender(function: F) -> F:
+    for option in (
+        click.option(
+            "--key", "key_file", type=click.Path(path_type=Path, dir_okay=False), required=True,
+            help="File with the seed of your nkey; sites know you by its public half.",
+        ),
+        click.option("--as", "person", required=True, help="Your name, as the sites' configurations have it."),
+        _fleet_directory,
+        _config_option,
+        _json_option,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@fleet.command("tell")
+@click.argument(
+    "command", type=click.Choice(["status", "orders", "obligations", "hold", "resume", "approve", "release"])
+)
+@click.argument("sites", nargs=-1)
+@click.option("--call", help="Of release: the call to end.")
+@_fleet_sender
+def fleet_tell(
+    command: str, sites: tuple[str, ...], call: str | None, key_file: Path, person: str, directory: Path,
+    config_path: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Give SITES (default: all) a COMMAND: status, orders, obligations, hold, resume, approve (all that is proposed),
+    release. Exit 3 if some did not do it, 1 if none did."""
+    if (command == "release") is not (call is not None):
+        raise UsageError("fleet tell: release needs --call, and nothing else has one")
+    sender = _sender(config_path, directory, person, key_file)
+    from agent.federation import telling
+
+    arguments: dict[str, Any] = {"call_id": call} if call else {"all": True} if command == "approve" else {}
+    names = telling.known_sites(directory, sites)
+    answers = telling.tell(sender, dict.fromkeys(names, (command, arguments)))
+    sys.exit(telling.print_answers(answers, as_json=as_json))
+
+
+@fleet.command("shed")
+@click.argument("sites", nargs=-1)
+@click.option("--by-kw", type=KW, required=True, help="How much less the sites are to draw together.")
+@click.option("--until", "end", type=UtcTime(), help="When it ends; without it, when it is released.")
+@_yes_option
+@_fleet_sender
+def fleet_shed(
+    sites: tuple[str, ...], by_kw: float, end: datetime | None, yes: bool, key_file: Path, person: str,
+    directory: Path, config_path: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Shed load across SITES (default: all), the machines that earn least per kW first. Each site does it by its own
+    limits. Exit 3 if less was taken on than wanted."""
+    sender = _sender(config_path, directory, person, key_file)
+    from agent.federation import telling
+
+    names = telling.known_sites(directory, sites)
+    plan = telling.plan_shedding(telling.current_sites(directory, names), by_kw)
+    if not plan:
+        raise UsageError("fleet shed: nothing is known to be mining at any of these sites now")
+    until = end and end.isoformat()
+    wanted = {name: ("shed", {"by_kw": kw, "end": until, "dry_run": not yes}) for name, kw in plan.items()}
+    answers = telling.tell(sender, wanted)
+    sys.exit(telling.print_answers(answers, as_json=as_json, by_kw=by_kw))
 
 
 @fleet.command("demo")

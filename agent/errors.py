@@ -20,6 +20,7 @@
     |   `-- control.BadCommandError   the same, told by the running agent
     |-- StorageError             exit 1: the database cannot be written; nothing is done that is not recorded
     |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
+    |-- telling.UnreachableError   exit 1: no server of a fleet could be reached (agent.federation)
     |-- output.OutputError     exit 1: what is printed cannot be written
     `-- demo.DemoError           exit 1: the simulated site did not start
 

@@ -1,10 +1,14 @@
 """What an agent does for the fleet that its site belongs to. Without one, nothing; not even an import."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agent.config import Config
+from agent.control import Request
+from agent.federation.signing import public_key
 from agent.journal import OpenJournal
 
 BYTES_PER_MB = 1024 * 1024
@@ -30,3 +34,23 @@ def uplink(
     from agent.federation.uplink import Uplink  # noqa: PLC0415 - of the extra
 
     return Uplink(fleet.connection(fleet.site), database, take, org=fleet.org, site=fleet.site).run
+
+
+def listener(
+    config: Config,
+    handle: Callable[[Request], Awaitable[dict[str, Any]]],
+    *,
+    now: Callable[[], datetime],
+    load: Callable[[], Awaitable[str | None]],
+    save: Callable[[str], Awaitable[None]],
+) -> Callable[[], Awaitable[None]] | None:
+    """The loop that listens for commands from afar; None unless somebody may give them. `load` and `save` keep what was
+    answered."""
+    fleet = config.fleet
+    if fleet.site is None or fleet.org is None or not fleet.operators:
+        return None
+    from agent.federation.listener import Desk, Listener  # noqa: PLC0415 - of the extra
+
+    people = {name: public_key(key) for name, key in fleet.operators.items()}
+    desk = Desk(handle, people, org=fleet.org, site=fleet.site, now=now, load=load, save=save)
+    return Listener(fleet.connection(fleet.site), desk, org=fleet.org, site=fleet.site).run

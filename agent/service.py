@@ -72,6 +72,8 @@ BOOK_S = 20.0
 """How often it is looked whether an hour is to be booked."""
 PRICES_LATE = timedelta(minutes=20)
 """A published price of an hour that is over may come so late; the hour is booked after that."""
+FLEET_COMMANDS = "fleet_commands"
+"""Name of the setting that holds what was answered to commands from afar."""
 SCAN_PROGRESS_S = 300.0
 """A scan that shows no progress for so long hangs."""
 CONTROL_BEAT_S = 10.0
@@ -215,8 +217,17 @@ class Agent:
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
                 group.create_task(supervise("fleet", tell))  # nor what only tells others
             group.create_task(supervise("ledger", self.book_forever))
+            commands = Commands(self.operations, clock=self._clock.now)
+            listen_afar = membership.listener(
+                self.config,
+                commands,
+                now=self._clock.now,
+                load=lambda: self._in_writer(self._store.setting, FLEET_COMMANDS),
+                save=lambda told: self._in_writer(self._store.save_setting, FLEET_COMMANDS, told),
+            )
+            if listen_afar is not None:
+                group.create_task(supervise("fleet_commands", listen_afar))
             if self._socket is not None:
-                commands = Commands(self.operations, clock=self._clock.now)
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
                 group.create_task(supervise("control", lambda: self._serve(server), pulse=self.pulse))
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from agent.config.section import Section
+from agent.federation.signing import public_key
 
 if TYPE_CHECKING:
     from agent.federation.connection import Servers
@@ -40,6 +41,10 @@ class FleetSection(Section):
         le=0.5,
         description="By which fraction watts, hashrate or money move before it is told.",
     )
+    operators: dict[Token, str] = Field(
+        default={},
+        description="Who may command the site from afar: names with public nkeys (U...); else nobody.",
+    )
     stream_replicas: int = Field(
         default=1, ge=1, le=5, description="Of fleet run: on how many servers a stream that it makes is kept."
     )
@@ -64,6 +69,7 @@ class FleetSection(Section):
             raise ValueError("give creds_file or nkey_file, not both")
         for address in self.servers:
             _check_address(address)
+        _check_keys(self.operators)
         for name in ("creds_file", "nkey_file", "ca_file"):
             if (path := getattr(self, name)) is not None:
                 _check_file(name, Path(path))
@@ -88,6 +94,14 @@ def _check_address(address: str) -> None:
         raise ValueError("servers: no credentials in an address; give creds_file or nkey_file")
     if parts.scheme not in _SCHEMES or not parts.hostname:
         raise ValueError(f"servers: {address!r} is no address such as nats://10.0.0.5:4222")
+
+
+def _check_keys(keys: dict[str, str]) -> None:
+    for name, key in keys.items():
+        try:
+            public_key(key)
+        except ValueError as error:
+            raise ValueError(f"operators: {name}: {error}") from error
 
 
 def _check_file(name: str, path: Path) -> None:

@@ -1,5 +1,6 @@
 """A connection to NATS: who we are to it, how it is kept up, and what may go wrong with it."""
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator
@@ -57,8 +58,9 @@ class Servers:
 
 
 @asynccontextmanager
-async def connected(servers: Servers) -> AsyncIterator[Client]:
-    """A connection that comes back by itself. Raises one of `FAILURES` if none can be had now."""
+async def connected(servers: Servers, *, within_s: float | None = None) -> AsyncIterator[Client]:
+    """A connection that comes back by itself, waited for as long as it takes or at most `within_s`. Raises one of
+    `FAILURES`."""
     told: set[str] = set()
 
     async def on_error(error: Exception) -> None:
@@ -69,9 +71,8 @@ async def connected(servers: Servers) -> AsyncIterator[Client]:
     async def on_reconnected() -> None:
         told.clear()
 
-    client = await nats.connect(
-        **servers.options(), allow_reconnect=True, error_cb=on_error, reconnected_cb=on_reconnected
-    )
+    async with asyncio.timeout(within_s):
+        client = await nats.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)
     try:
         yield client
     finally:
