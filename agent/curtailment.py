@@ -391,10 +391,12 @@ def _worth_it(action: OrderAction, candidate: Candidate, memory: Memory, policy:
 
 def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
     """What not switching is expected to cost while the price stands: by the margin of now or by the usual one,
-    whichever says less, so that one odd reading foretells nothing. Nothing of power modes, or where the two
-    disagree."""
+    whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where the two disagree,
+    or where the watts are not known well enough to tell: a person is not asked on a guess, and again on the next."""
     margin, usual = candidate.decision_margin_usd_per_day, candidate.usual_margin_usd_per_day
-    if action is OrderAction.SET_MODE or margin is None or usual is None or margin * usual <= 0:
+    if action is OrderAction.SET_MODE or candidate.recommendation.marginal:
+        return 0.0
+    if margin is None or usual is None or margin * usual <= 0:
         return 0.0
     ahead_s = max(0.0, min(candidate.price_stands_s, AHEAD_AT_MOST_S))
     if action is OrderAction.WAKE:

@@ -258,6 +258,15 @@ def test_one_odd_reading_foretells_nothing():
     assert verdict(candidate(usual_margin_usd_per_day=-9.0, **odd))[0] is OrderAction.SLEEP
 
 
+def test_nobody_is_asked_on_the_expectation_of_a_marginal_margin():
+    """It comes and goes with every reading; what waiting really cost still counts."""
+    known = {"usual_margin_usd_per_day": -2.0, "price_stands_s": math.inf}
+    doubtful = replace(LOSES, marginal=True)
+    waits = candidate(recommendation=doubtful, memory=Memory(), **known)
+    assert verdict(waits) == (None, Reason.ACCUMULATING)
+    assert verdict(candidate(recommendation=doubtful, **known))[0] is OrderAction.SLEEP
+
+
 def test_however_long_a_price_stands_no_more_than_an_hour_is_counted_on():
     slow = {"decision_margin_usd_per_day": -0.2, "usual_margin_usd_per_day": -0.2, "memory": Memory()}
     assert AHEAD_AT_MOST_S == 3600.0
