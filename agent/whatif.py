@@ -143,7 +143,8 @@ def assess(lots: Sequence[Lot], prices: Prices, name: str = "now") -> Outcome:
 class ModelLine:
     """All machines of a model at the same power price. Money is USD/day of one machine.
 
-    The break-even hashprice, BTC price and difficulty are where running is worth as much as sleeping, all else equal;
+    The break-even hashprice, BTC price and difficulty are where running is worth as much as sleeping, all else equal
+    (None where no price of a bitcoin would be too low);
     `under_in_days` is when that is reached at the halving, or before it by the growth of difficulty that was assumed: 0
     if it is reached now, None if never. `payback_days` are at today's margin; None without a price of the machine, or
     if it earns nothing.
@@ -160,7 +161,7 @@ class ModelLine:
     under_breakeven: int
     strike_price_usd_per_kwh: float | None
     breakeven_hashprice_usd_per_ph_day: float
-    breakeven_btc_usd: float
+    breakeven_btc_usd: float | None
     breakeven_difficulty: float | None
     under_in_days: float | None
     payback_days: float | None
@@ -206,7 +207,7 @@ def _model_line(lots: Sequence[Lot], prices: Prices, growth_per_month: float) ->
             (paid_phs * hashprice - credit_usd) / avoidable_kwh if avoidable_kwh > 0 else None
         ),
         breakeven_hashprice_usd_per_ph_day=breakeven,
-        breakeven_btc_usd=prices.btc_usd * breakeven / hashprice,
+        breakeven_btc_usd=prices.btc_usd * breakeven / hashprice if breakeven > 0 else None,
         breakeven_difficulty=prices.difficulty * hashprice / breakeven if breakeven > 0 else None,
         under_in_days=_under_in_days(prices, breakeven, growth_per_month),
         payback_days=economics.payback_days(

@@ -278,7 +278,7 @@ def model_table(models: Sequence[ModelLine]) -> Table:
             number(line.margin_after_halving_usd_per_day, 2, sign=True),
             number(line.strike_price_usd_per_kwh, 4),
             number(line.breakeven_hashprice_usd_per_ph_day, 2),
-            f"${line.breakeven_btc_usd:,.0f}",
+            "-" if line.breakeven_btc_usd is None else f"${line.breakeven_btc_usd:,.0f}",
             "-" if line.breakeven_difficulty is None else f"{line.breakeven_difficulty / 1e12:.1f}T",
             "now" if line.under_in_days == 0 else number(line.under_in_days, 0),
             number(line.payback_days, 0),

@@ -92,6 +92,12 @@ def test_machines_with_a_price_of_their_own_keep_it():
     )
 
 
+@pytest.mark.parametrize("price", [0.0, -0.02])
+def test_while_power_costs_nothing_no_price_of_a_bitcoin_is_too_low(price):
+    (line,) = model_lines([BAD], NOW.changed(price_usd_per_kwh=price), growth_per_month=0.05)
+    assert (line.breakeven_btc_usd, line.breakeven_difficulty, line.under_in_days) == (None, None, None)
+
+
 def test_when_a_model_falls_under_its_break_even():
     good, bad = model_lines([GOOD], NOW)[0], model_lines([BAD], NOW)[0]
     assert bad.under_in_days == 0.0
