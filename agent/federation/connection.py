@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -35,6 +34,11 @@ class Servers:
     nkey_file: str | None = None
     ca_file: str | None = None
 
+    @property
+    def wants_tls(self) -> bool:
+        """Whether nothing is said to a server that does not talk TLS."""
+        return self.ca_file is not None or any(each.startswith("tls:") for each in self.addresses)
+
     def options(self) -> dict[str, Any]:
         """As nats-py wants them."""
         found: dict[str, Any] = {
@@ -52,9 +56,19 @@ class Servers:
             found["user_credentials"] = self.creds_file
         if self.nkey_file is not None:
             found["nkeys_seed"] = self.nkey_file
-        if self.ca_file is not None or any(each.startswith("tls:") for each in self.addresses):
+        if self.wants_tls:
             found["tls"] = ssl.create_default_context(cafile=self.ca_file)
         return found
+
+
+class TlsOnly(Client):
+    """nats-py talks plain to a server that does not ask for TLS, whatever it was given; so would whoever stands in
+    between have it. This one hangs up before it has said who it is, each time that it connects."""
+
+    def _connect_command(self) -> bytes:
+        if not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server does not talk TLS, and it is wanted")
+        return super()._connect_command()
 
 
 @asynccontextmanager
@@ -71,9 +85,10 @@ async def connected(servers: Servers, *, within_s: float | None = None) -> Async
     async def on_reconnected() -> None:
         told.clear()
 
-    async with asyncio.timeout(within_s):
-        client = await nats.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)
+    client = TlsOnly() if servers.wants_tls else Client()
     try:
+        async with asyncio.timeout(within_s):
+            await client.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)
         yield client
     finally:
         await client.close()

@@ -27,6 +27,8 @@ from tests.agent.processes import CLI, child_environment
 from tests.agent.test_fleet import Site, busy_day, everything
 
 pytestmark = [
+    # nats-py leaves sockets of servers that went away to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
     pytest.mark.timeout(240),
 ]

@@ -48,6 +48,10 @@ from tests.agent.processes import hashcost
 from tests.agent.test_service import known
 from tests.agent.test_uplink import SITES
 
+pytestmark = [
+    # nats-py leaves sockets of servers that went away to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 real_servers = pytest.mark.skipif(server_program() is None, reason="needs nats-server")
 
 

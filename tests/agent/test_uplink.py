@@ -25,6 +25,8 @@ from tests.agent.builders import NOW, FakeDriver, eventually, machine, reading
 from tests.agent.test_service import known
 
 pytestmark = [
+    # nats-py leaves sockets of servers that went away to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
     pytest.mark.timeout(180),
 ]
@@ -335,7 +337,6 @@ async def test_a_stolen_credential_can_neither_speak_for_another_site_nor_listen
     await thief.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nats-py leaves sockets
 async def test_a_revoked_credential_ends_the_telling_and_a_new_admission_takes_it_up(
     guarded, path, store, lines
 ):
