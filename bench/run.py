@@ -72,7 +72,7 @@ async def measure(size: Size, folder: Path, parts: tuple[str, ...]) -> list[Figu
             async with site(size.round_machines, folder) as there:
                 found += await whole_agent.idle(there, folder, size.agent_rounds)
         if "curtail" in parts:
-            async with site(size.curtail_machines, folder) as there:
+            async with site(size.curtail_machines, folder, speed=whole_agent.CURTAIL_SPEED) as there:
                 await others.ask("know", machines=there.for_rivals())
                 found += await whole_agent.curtail(there, others, folder)
     if "money" in parts:

@@ -20,6 +20,8 @@ INTERVAL_S = 30.0
 FREE, DEAR = 0.0, 10.0
 """USD per kWh: nobody sleeps, everybody sleeps."""
 CONFIRM_LIMIT_S = 240.0
+CURTAIL_SPEED = 6.0
+"""The machines' time runs so much faster, and with it the times within which they have to obey."""
 
 
 def config(there: BenchSite, *, ramp_off: bool = False) -> Config:
