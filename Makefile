@@ -65,10 +65,10 @@ $(VENV)-rivals/ready: bench/requirements.txt
 	@$(VENV)-rivals/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r bench/requirements.txt
 	@touch $@
 
-bench: $(BIN)/hashcost $(VENV)-rivals/ready  ## everything beside its rivals, half an hour; writes bench/latest.json
+bench: $(BIN)/hashcost $(VENV)-rivals/ready  ## everything beside its rivals, an hour; writes bench/latest.json
 	@BENCH_RIVALS=$(VENV)-rivals/bin/python $(BIN)/python -m bench.run $(PARTS)
 
-bench-short: $(BIN)/hashcost $(VENV)-rivals/ready  ## the same on small sites, in five minutes; writes bench/short.json
+bench-short: $(BIN)/hashcost $(VENV)-rivals/ready  ## the same on small sites, some minutes; writes bench/short.json
 	@BENCH_RIVALS=$(VENV)-rivals/bin/python $(BIN)/python -m bench.run --short $(PARTS)
 
 docs: $(VENV)/dev  ## write the pictures and tables of docs/ anew; look at what changed
