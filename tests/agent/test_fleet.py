@@ -220,7 +220,7 @@ def test_machines_that_are_not_told_of_were_seen_in_every_round_and_silent_ones_
 
 def test_one_that_was_merely_not_reached_grows_old(site, directory):
     steady, skipped = machine(1, reading()), machine(2, reading())
-    for turn in range(5):
+    for turn in range(3):
         now = NOW + timedelta(seconds=30 * turn)
         at(now, [steady])
         save(site.store, steady, skipped, market=market(at=now))
