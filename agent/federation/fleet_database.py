@@ -7,8 +7,9 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 
@@ -17,6 +18,7 @@ from agent.export import write_atomically
 from agent.federation.messages import TOKEN, Message, MessageError, Place, decode
 from agent.federation.replica import Replica
 from agent.federation.sequence import InOrder
+from drivers.driver import utc_now
 
 log = logging.getLogger("hashcost")
 
@@ -65,8 +67,9 @@ class _Site:
 class FleetDatabase:
     """The writer. Not for use from two threads at once."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, now: Callable[[], datetime] = utc_now) -> None:
         self._directory = directory
+        self._now = now
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,7 +122,7 @@ class FleetDatabase:
         if name not in self._sites:
             if len(self._sites) >= MOST_SITES:
                 raise MessageError(f"more than {MOST_SITES} sites")
-            replica = Replica(self._directory / f"{name}.db", name)
+            replica = Replica(self._directory / f"{name}.db", name, self._now)
             order = InOrder[tuple[int, Message]](replica.places, patience_s=PATIENCE_S, most=MOST_EARLY)
             self._sites[name] = _Site(replica, order)
         return self._sites[name]

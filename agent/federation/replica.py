@@ -7,6 +7,7 @@ what machines did is in its ledger, hour by hour.
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from agent.federation.messages import COLUMNS, Kind, Message, Row
 from agent.ledger import MS_PER_HOUR
 from agent.order_rows import order_of
 from agent.policy import Action, Reason
-from agent.rows import MACHINE_COLUMNS, ROUND_COLUMNS
+from agent.rows import MACHINE_COLUMNS, ROUND_COLUMNS, to_ms
 from agent.store import Store, upsert
+from drivers.driver import utc_now
 from drivers.reading import Family, PowerMode, PowerSource, RunState
 
 PLACES, REPLICA_OF = "fleet_places", "fleet_replica_of"
 """Settings: the last sequence of each epoch that was taken, and whose copy this is."""
+HEARD = "fleet_heard_ms"
+"""Setting: when the last round of the site came, by the clock of the fleet and not by that of the site."""
 MOST_EPOCHS = 200
 """Epochs that are remembered: an agent that is started so often within what a stream keeps is broken."""
 _WORDS: Mapping[str, type] = {
@@ -48,8 +52,9 @@ _REFUSALS = (sqlite3.IntegrityError, sqlite3.InterfaceError, ValueError, Overflo
 class Replica(Store):
     """The writer of one site's copy."""
 
-    def __init__(self, path: Path, site: str) -> None:
+    def __init__(self, path: Path, site: str, now: Callable[[], datetime] = utc_now) -> None:
         super().__init__(path)
+        self._now = now
         self._db.execute("drop index if exists one_open_order")  # the site sees to that
         self._db.execute("drop index if exists one_standing_sleep")
         self.save_setting(REPLICA_OF, site)
@@ -141,6 +146,10 @@ class Replica(Store):
             self._db.conn.execute(
                 "update latest set at_ms = ?, change = ? where at_ms < ?", (began_ms, change, began_ms)
             )
+
+        self._db.conn.execute(
+            "insert or replace into settings values (?, ?)", (HEARD, str(to_ms(self._now())))
+        )
 
     def _decisions(self, rows: Sequence[Row], change: int) -> None:
         for row in rows:

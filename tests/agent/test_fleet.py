@@ -80,8 +80,8 @@ def directory(tmp_path):
     return tmp_path / "fleet"
 
 
-def delivered(directory, *batches):
-    fleet = FleetDatabase(directory)
+def delivered(directory, *batches, heard_at=NOW):
+    fleet = FleetDatabase(directory, now=lambda: heard_at)
     try:
         for batch in batches:
             fleet.take(batch)
@@ -207,7 +207,7 @@ def test_machines_that_are_not_told_of_were_seen_in_every_round_and_silent_ones_
         else:
             at(now, [dead])
         save(site.store, steady, dead, market=market(at=now))
-    delivered(directory, site.flush())
+    delivered(directory, site.flush(), heard_at=NOW + timedelta(seconds=121))
     (shown,) = site_views(directory, NOW + timedelta(seconds=150))
     states = {view.machine_id: (view.run_state, view.reason) for view in shown.stored.picture.views}
     assert shown.health == "ok"
@@ -229,6 +229,21 @@ def test_one_that_was_merely_not_reached_grows_old(site, directory):
         (before,) = [view.seen_at for view in ours.latest() if view.machine_id == mac(2)]
         (after,) = [view.seen_at for view in theirs.latest() if view.machine_id == mac(2)]
     assert before == after == NOW
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "health"), [(0, "ok"), (40, "ok"), (-40, "ok"), (3600, "ok"), (-3600, "silent")]
+)
+def test_a_site_whose_clock_is_wrong_is_not_taken_for_alive_when_it_has_fallen_silent(
+    site, directory, skew_s, health
+):
+    theirs = NOW + timedelta(seconds=skew_s)
+    save(site.store, *at(theirs, [machine(1, reading())]), market=market(at=theirs))
+    delivered(directory, site.flush(), heard_at=NOW)
+    (shown,) = site_views(directory, NOW + timedelta(seconds=10))
+    assert shown.health == health
+    (later,) = site_views(directory, NOW + timedelta(seconds=200))
+    assert later.health == "silent"
 
 
 FORGED = [
