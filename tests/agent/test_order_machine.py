@@ -262,11 +262,10 @@ class LyingMachine:
             order.ordered_by != POLICY and failed
         )  # of a sleep that was given up, a person may say it was obeyed
         promise(standing or told, "it wakes what does not sleep on its order")
-        put_back = (
-            order.reason == Reason.OBLIGATION_OVER
-        )  # it slept for the grid, which now leaves room for it
+        # put back, or worth it again: the grid leaves room for it, which the limits saw to
+        has_room = order.reason in (Reason.OBLIGATION_OVER, Reason.ABOVE_BREAKEVEN)
         promise(
-            not self._world.obliged or order.ordered_by != POLICY or put_back,
+            not self._world.obliged or order.ordered_by != POLICY or has_room,
             "it wakes while the grid is owed load",
         )
         promise(point.power_mode is self._mode_told, "it restores another mode than it found")
