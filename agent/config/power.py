@@ -17,6 +17,8 @@ from agent.tariff.contract import Contract, Kind
 from agent.tariff.feeds import MARKETS, Market, Wanted
 from agent.tariff.intervals import Band
 
+UTC_ZONE = ZoneInfo("UTC")
+"""A default is not validated, so this one would be read from the disk when the agent's loop runs already."""
 Price = Annotated[float, Field(gt=-1, lt=1)]
 
 
