@@ -325,6 +325,10 @@ def _machine(machine: dict[str, Any]) -> str:
 def run(database: Path, socket: Path | None, *, operate: bool) -> None:
     """Open the terminal on a database. Raises `StoreError` at once if there is nothing to show."""
     source = Source(database, socket)
-    source.check()
+    try:
+        source.check()
+    except StoreError:
+        source.close()
+        raise
     end_with_terminal()
     HashcostApp(source, operate=operate).run()
