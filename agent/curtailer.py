@@ -34,6 +34,8 @@ POLICY = "policy"
 FOR_GRID = "for_grid"
 """Key in the snapshot of a sleep that was for the grid: its machine is put back when nothing is owed any more, also one
 that was put back to sleep meanwhile."""
+SHED_AGAIN = timedelta(minutes=30)
+"""A machine that is shed so soon after it was woken had no room."""
 DOUBT = timedelta(hours=1)
 """A machine that mined and falls silent counts as drawing for so long, where the grid is owed load."""
 _STAND = (Reason.DRIFT, Reason.OPERATOR, Reason.OBLIGATION_OVER)
@@ -281,6 +283,7 @@ class Curtailer:
             grid=picture.terms_of(machine.machine_id).grid,
             ours=machine.ours,
             shed=machine.machine_id in history.shed,
+            had_no_room=machine.machine_id in history.had_no_room,
             busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
             gave_up=history.given_up.get(machine.machine_id, frozenset()),
@@ -370,9 +373,21 @@ class _History:
         self.in_hands = reconciler.in_hands()
         self.confirmed: dict[MachineId, list[tuple[OrderAction, datetime]]] = {}
         """What was confirmed, and when."""
-        for order in reconciler.all():
+        self.had_no_room: set[MachineId] = set()
+        """Machines that were woken while the grid was owed load, and had to be shed again: they draw more than is known
+        of them, and would come and go for as long as the call holds."""
+        woken: dict[MachineId, datetime] = {}
+        for order in sorted(reconciler.all(), key=lambda each: each.order_id):
             if order.confirmed_at is not None:
                 self.confirmed.setdefault(order.machine_id, []).append((order.action, order.confirmed_at))
+            if order.action is OrderAction.WAKE and order.dispatched_at is not None:
+                woken[order.machine_id] = order.dispatched_at
+            elif (
+                order.reason == Reason.OBLIGATION
+                and order.machine_id in woken
+                and order.created_at - woken[order.machine_id] < SHED_AGAIN
+            ):
+                self.had_no_room.add(order.machine_id)
 
 
 def _by_machine(

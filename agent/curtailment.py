@@ -143,6 +143,8 @@ class Candidate:
     grid: bool = True
     ours: bool = False
     shed: bool = False
+    had_no_room: bool = False
+    """It was woken under a call of the grid, and was too much."""
     busy: bool = False
     gave_up: frozenset[OrderAction] = frozenset()
     rejected: frozenset[OrderAction] = frozenset()
@@ -259,7 +261,9 @@ def _wanted(
 ) -> tuple[OrderAction | None, Reason, ModePoint | None]:
     """What stands highest: the grid, a person, undoing what was done for the grid, economics."""
     if site.obligation is not None:
-        if _is_to_be_put_back(candidate, site, policy):  # what is owed now may leave room for it
+        if not candidate.had_no_room and _is_to_be_put_back(
+            candidate, site, policy
+        ):  # there may be room for it
             return OrderAction.WAKE, Reason.OBLIGATION_OVER, None
         if (wanted := _wanted_by_grid(candidate, site, site.obligation)) is not None:
             return *wanted, None
@@ -292,7 +296,8 @@ def _wanted_by_grid(
         return (OrderAction.SLEEP, Reason.OBLIGATION) if over else None
     kw = (candidate.power_w or 0.0) / 1000
     room_kw = obligation.target_kw * (1 - GRID_ROOM) - site.load_kw - site.coming_kw - site.doubtful_kw
-    return (None, Reason.OBLIGATION) if candidate.ours and kw > room_kw else None
+    no_room = kw > room_kw or candidate.had_no_room
+    return (None, Reason.OBLIGATION) if candidate.ours and no_room else None
 
 
 def _is_to_be_put_back(candidate: Candidate, site: Site, policy: CurtailmentPolicy) -> bool:

@@ -376,6 +376,24 @@ async def test_a_milder_call_lets_back_what_it_has_room_for(store):
         assert [order.action for order in rounds.orders() if order.is_open] == [OrderAction.WAKE]
 
 
+async def test_a_machine_that_draws_more_than_was_known_comes_back_under_a_call_once(store):
+    """It would come and go for as long as the call holds."""
+    async with site(store, reading()) as rounds:
+        await shed(rounds, 1)
+        rounds.curtailer.obligation = Obligation(target_kw=4.0, approved=True)
+        await rounds.round(CHEAP)
+        assert sent(rounds, 1) == ["sleep", "wake"]
+        await rounds.round(CHEAP, seconds=240, m1=reading(power_w=6000.0))
+        await rounds.round(CHEAP, seconds=60)
+        assert sent(rounds, 1) == ["sleep", "wake", "sleep"]
+        for _ in range(5):
+            await rounds.round(CHEAP, seconds=240, m1=asleep())
+        assert sent(rounds, 1) == ["sleep", "wake", "sleep"]
+        rounds.curtailer.obligation = None
+        await rounds.round(CHEAP)
+        assert sent(rounds, 1) == ["sleep", "wake", "sleep", "wake"]
+
+
 async def test_a_machine_that_says_nothing_while_it_goes_to_sleep_is_not_replaced_by_another(store):
     worse, better = reading(hashrate_ths=150.0), reading()
     async with site(store, worse, better, better, better) as rounds:
