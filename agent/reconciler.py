@@ -41,6 +41,7 @@ from drivers.reading import MachineId, Reading, RunState
 
 log = logging.getLogger("hashcost")
 
+LONG_ON_ITS_WAY = timedelta(seconds=60)
 COMMANDS_AT_ONCE = 50
 _FINAL = (CommandRefused, Unsupported, AuthenticationFailed, WrongMachine)
 """Failures that the next try would only repeat."""
@@ -363,8 +364,17 @@ class Reconciler:
             await self._advance(sent, state=OrderState.DISPATCHED, detail=f"{INTERNAL_ERROR}: {error!r}")
             return
         await self._advance(
-            sent, state=OrderState.DISPATCHED, detail=f"{receipt.said.value}: {receipt.detail}"
+            sent,
+            state=OrderState.DISPATCHED,
+            dispatched_at=self._sent_at(sent),
+            detail=f"{receipt.said.value}: {receipt.detail}",
         )
+
+    def _sent_at(self, sent: Order) -> datetime | None:
+        """When a command counts as sent that the machine has answered now: if it was long on its way, because this
+        process or this host stood still, the machine has its time from now on."""
+        began, now = sent.dispatched_at, self._clock()
+        return now if began is not None and now - began > LONG_ON_ITS_WAY else began
 
     async def _not_sent(self, order: Order, error: DriverError) -> None:
         """The machine certainly did not accept it: final if it would say the same again, else another time."""

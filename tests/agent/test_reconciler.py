@@ -12,7 +12,7 @@ from agent.orders import OrderAction, OrderState, Patience
 from agent.reconciler import Ramp, Reconciler, Sighting
 from agent.store import Store
 from drivers.driver import CommandRefused, NoAnswer, Refused
-from drivers.reading import MachineId, PowerMode
+from drivers.reading import MachineId, PowerMode, RunState
 from tests.agent.builders import (
     NOW,
     DirectStore,
@@ -209,6 +209,28 @@ async def test_a_machine_that_is_more_than_a_minute_s_ramp_is_told_and_holds_up_
         site.clock.forward(seconds=60)
         await site.tick(m1=asleep(), m2=reading())
         assert told(site) == [1, 2]
+
+
+async def test_a_command_that_was_long_on_its_way_has_its_time_from_its_arrival_on(store):
+    """The agent stood still for eight minutes while it was sending; the machine was told only afterwards."""
+    clock = HandClock()
+    async with running(store, clock) as site:
+        driver = site.drivers[1]
+        quick = driver.sleep
+
+        async def stand_still():
+            clock.forward(seconds=480)
+            return await quick()
+
+        driver.sleep = stand_still
+        await site.reconciler.order(order())
+        await site.tick(m1=reading())
+        began = {"began_at": clock(), "ended_at": clock()}
+        await site.tick(m1=reading(run_state=RunState.RAMPING, **began))
+        assert site.states() == [("sleep", "dispatched", None)]
+        clock.forward(seconds=30)
+        await site.tick(m1=asleep(began_at=clock(), ended_at=clock()))
+        assert site.states() == [("sleep", "confirmed", None)]
 
 
 async def everybody_is_told(site, seconds):
