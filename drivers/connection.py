@@ -86,10 +86,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout_at(until if is_open else connect_until) as limit:
                 if not is_open:
-                    self._gone = loop.create_future()
-                    await loop.create_connection(
-                        lambda: self, endpoint.host, endpoint.port, family=socket.AF_INET
-                    )
+                    await self._open()
                     limit.reschedule(until)
                 sent = True
                 return await self._send(request, take)
@@ -140,6 +137,18 @@ class Connection(asyncio.Protocol):
             self._gone.set_result(None)
 
     # -- inside
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._gone = loop.create_future()
+        try:
+            await loop.create_connection(
+                lambda: self, self._endpoint.host, self._endpoint.port, family=socket.AF_INET
+            )
+        except BaseException:
+            # the loop closes what it opened too late; uvloop does without a word, for which close() would wait for ever
+            self._transport = None
+            raise
 
     async def _send(self, request: bytes, take: Take) -> Any:
         assert self._transport is not None  # noqa: S101 - it is open

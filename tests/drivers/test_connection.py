@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -134,3 +135,24 @@ async def test_a_connection_may_end_when_nobody_waits_for_it_any_more(
         await closing
     await asyncio.sleep(0.05)
     assert "invalid state" not in caplog.text
+
+
+class OpenedAtTheLastMoment(Connection):
+    """The host stands still for as long as a connection may take, just as the machine has accepted it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        time.sleep(self._endpoint.connect_s + 0.05)
+
+
+async def test_one_that_opens_as_its_time_runs_out_is_closed_and_asked_again(
+    servers, network, line, monkeypatch
+) -> None:
+    """A host that was suspended finds both when it goes on. uvloop gives up then and never says that the connection
+    closed; asyncio goes on with it."""
+    await servers.listen(f"{network}.1", 4433, Echo())
+    with monkeypatch.context() as host, contextlib.suppress(NoAnswer):
+        host.setattr("drivers.connection.Connection", OpenedAtTheLastMoment)
+        await ask(line, network, "a")
+    async with asyncio.timeout(5):
+        assert await ask(line, network, "b", "c") == ["b", "c"]
