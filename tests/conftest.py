@@ -1,8 +1,10 @@
-"""What every test lives under: loopback only, and no event loop that is blocked by accident."""
+"""What every test lives under: loopback only, and no verdict by how fast the host is."""
 
 import ipaddress
 import sys
 from typing import Any
+
+from hypothesis import settings
 
 _FAMILIES_WITHOUT_ADDRESS = str | bytes  # Unix sockets
 
@@ -21,3 +23,6 @@ def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+
+settings.register_profile("hashcost", deadline=None)
+settings.load_profile("hashcost")

@@ -297,8 +297,8 @@ class HandClock:
         self.at += timedelta(**time)
 
 
-async def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> None:
-    """Wait until it is so."""
+async def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Wait until it is so; a minute is more than the busiest host takes."""
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)

@@ -91,7 +91,7 @@ def made(name, of, lot):
     return agent(of, lot)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spiky(40), policies, st.sampled_from([0.0, 60.0, 300.0, 900.0, 2000.0]), st.floats(0, 0.2))
 def test_no_policy_beats_the_clairvoyant(prices, name, delay_s, cost):
     of = past(*prices)
@@ -104,7 +104,7 @@ def test_no_policy_beats_the_clairvoyant(prices, name, delay_s, cost):
 # -- nobody sees the future ----------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spiky(30), spiky(30), st.integers(1, 29), policies, st.sampled_from([0.0, 300.0, 900.0, 2000.0]))
 def test_other_prices_in_the_future_change_nothing_that_was_done_before(prices, others, cut, name, delay_s):
     one, other = past(*prices), past(*prices[:cut], *others[cut:])
@@ -214,7 +214,7 @@ def test_minimum_times_and_the_cap_of_the_policy_count():
     assert all(b.at_s - a.at_s >= 1800.0 for a, b in pairwise(found) if a.sleeps)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spiky(20), st.sampled_from([0.0, 420.0]))
 def test_that_quiet_machines_are_only_decided_on_at_news_changes_nothing(prices, delay_s):
     of = past(*prices)

@@ -203,7 +203,7 @@ async def test_after_a_malformed_line_the_same_client_may_go_on(path):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_bytes_are_survived(rubbish):
     async def scenario(path):
         async with serving(path):

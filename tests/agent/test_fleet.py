@@ -146,7 +146,7 @@ def windows(arrived, size):
             yield told[start : start + size]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000), data=st.data())
 def test_order_doubles_and_restarts_make_no_difference(tmp_path_factory, seed, data):
     home = tmp_path_factory.mktemp("any")

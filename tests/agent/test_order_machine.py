@@ -748,7 +748,6 @@ TestOrders = pytest.mark.timeout(600)(Orders.TestCase)  # a failure is made smal
 TestOrders.settings = settings(
     max_examples=200,
     stateful_step_count=50,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -122,7 +122,7 @@ everything = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.lists(everything, min_size=1, max_size=4), st.none() | st.floats(-0.5, 0.9))
 def test_any_picture_comes_back_as_it_was_shown(tmp_path_factory, outcomes, price):
     path = tmp_path_factory.mktemp("any") / "db"

@@ -39,6 +39,10 @@ PHYSICS_S = {
 """Within how many seconds a sound machine does what it is told (facts of the field)."""
 
 
+pytestmark = pytest.mark.timeout(600)
+"""The first test waits for the whole matrix."""
+
+
 @pytest.fixture(scope="module")
 def cells() -> Mapping[Key, Cell]:
     """The matrix, made once; on addresses that belong to this process alone."""

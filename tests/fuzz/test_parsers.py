@@ -43,7 +43,6 @@ def numbers(value: Any) -> Iterator[float]:
 def test_any_bytes_end_in_an_answer_or_a_named_error(parser):
     @settings(
         max_examples=INPUTS,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,

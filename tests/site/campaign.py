@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -155,11 +156,11 @@ class Stage:
         self._process = None
 
     async def price(self, usd_per_kwh: float) -> None:
-        """What energy costs from now on, for as long as a day of the site."""
-        now = await self.control.now()
-        rows = f"start,price\n{now.replace(hour=0, minute=0, second=0, microsecond=0).isoformat()},{usd_per_kwh}\n"
+        """What energy costs from now on, for as long as two days of the site: a midnight may lie between."""
+        midnight = (await self.control.now()).replace(hour=0, minute=0, second=0, microsecond=0)
+        rows = [f"{(midnight + timedelta(days=day)).isoformat()},{usd_per_kwh}\n" for day in range(2)]
         new = self.prices.with_suffix(".new")
-        new.write_text(rows)
+        new.write_text("start,price\n" + "".join(rows))
         new.replace(self.prices)
 
     def step_clock(self, seconds: float) -> None:
@@ -378,9 +379,6 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     await stage.price(CHEAP)
     awake_s = await stage.settles(RunState.MINING, standing=0)
     wrong = [line for line in stage.log if "Traceback" in line]
-    if (wrong or asleep_s is None or awake_s is None) and (keep := os.environ.get("SOAK_LOG")):
-        Path(keep).write_text("\n".join(stage.log))
-    stage.log.clear()
     after = {truth.mac: truth for truth in await stage.truths()}
     orders = await stage.orders()
     ordered = {order.machine_id for order in orders}
@@ -405,7 +403,12 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
         for o in orders
         if o.state is OrderState.FAILED and o.order_id not in older
     )
-    return Outcome(name, lost, wrong, asleep_s, awake_s, ", ".join(f"{n} {why}" for why, n in failed.items()))
+    given_up = ", ".join(f"{n} {why}" for why, n in failed.items())
+    outcome = Outcome(name, lost, wrong, asleep_s, awake_s, given_up)
+    if not outcome.is_well:
+        print(f"{name}: the agent's log", *stage.log, sep="\n", file=sys.stderr)  # noqa: T201 - for who looks into it
+    stage.log.clear()
+    return outcome
 
 
 async def campaign(

@@ -152,6 +152,10 @@ class Case:
 Cases = dict[tuple[Fault, Family], Case]
 
 
+pytestmark = pytest.mark.timeout(600)
+"""One test waits for the whole matrix."""
+
+
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory) -> tuple[Cases, Cases, list[str]]:
     """One site, curtailed while some machines have a fault each, restored while others have; and whatever is wrong

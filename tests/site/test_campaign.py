@@ -10,7 +10,7 @@ TOLD = Path(__file__).parents[2] / "docs" / "fault-campaign.md"
 SMALL = ("SIGSTOP for 8 minutes", "disk full", "40 % of the site hostile")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1500)  # which it needs only to tell what never came to rest
 async def test_struck_amid_a_curtailment_the_agent_loses_nothing_and_does_nothing_wrong():
     outcomes = await campaign(12, list(SMALL), seed=3, told=lambda _: None)
     assert [outcome.row() for outcome in outcomes if not outcome.is_well] == []
