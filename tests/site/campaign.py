@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -156,11 +155,9 @@ class Stage:
         self._process = None
 
     async def price(self, usd_per_kwh: float) -> None:
-        """What energy costs from now on, for as long as two days of the site: a midnight may lie between."""
-        midnight = (await self.control.now()).replace(hour=0, minute=0, second=0, microsecond=0)
-        rows = [f"{(midnight + timedelta(days=day)).isoformat()},{usd_per_kwh}\n" for day in range(2)]
+        """What energy costs from now on: another price for the day from the start of the site on."""
         new = self.prices.with_suffix(".new")
-        new.write_text("start,price\n" + "".join(rows))
+        new.write_text(f"start,price\n{self._ready['sim_utc']},{usd_per_kwh}\n")
         new.replace(self.prices)
 
     def step_clock(self, seconds: float) -> None:
