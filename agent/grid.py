@@ -1,22 +1,19 @@
 """Those outside who may call the site to shed load: listened to for as long as the agent lives; and their silence."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from agent.clock import Clock
 from agent.config.mqtt import MqttSection
 from agent.config.obligations import ObligationsSection
 from agent.fetch import Fetcher, SourceError, data_of, pause_s, told
+from agent.market.health import Health
 from agent.market.quote import SourceStatus
 from agent.market.sources import at, number
 from agent.mqtt import Heard, Subscription
 from agent.obligations import Call
 from agent.openadr import OPENADR, Vtn
-
-log = logging.getLogger("hashcost")
 
 MQTT = "mqtt"
 SILENCE = "silence"
@@ -39,8 +36,7 @@ class Caller:
         self._began_s = self._heard_s = clock.monotonic_s()
         self._age_s = 0.0
         """How old its last word was when it was heard."""
-        self._status = SourceStatus(name=name, url=address)
-        self._failures = 0
+        self.health = Health(name, address)
 
     def remember(self, calls: list[Call], said_at: datetime) -> None:
         """What it said before the agent began."""
@@ -51,38 +47,18 @@ class Caller:
         """It said what it calls for; `problem` is what of it could not be read."""
         now = self._clock.now()
         if problem is None:
-            self.well()
+            self.health.well()
         else:
-            self.fail(SourceError("malformed", problem), now)
+            self.health.failed(SourceError("malformed", problem), now)
         self.calls, self.said_at = calls, said_at
         self._heard_s, self._age_s = self._clock.monotonic_s(), max(0.0, (now - said_at).total_seconds())
-        self._status = replace(self._status, answered_at=said_at, values=f"{len(calls)} calls")
-
-    def well(self) -> None:
-        """It can be heard."""
-        if self._failures:
-            log.info("event=source_recovered source=%s after_failures=%d", self.name, self._failures)
-        self._failures = 0
-        self._status = replace(self._status, failure=None)
-
-    def fail(self, error: SourceError, now: datetime) -> None:
-        """It could not be heard, or made no sense."""
-        if self._failures == 0:
-            log.warning(
-                "event=source_failed source=%s kind=%s detail=%r", self.name, error.kind, error.detail
-            )
-        self._failures += 1
-        self._status = replace(self._status, failed_at=now, failure=str(error))
+        self.health.said(f"{len(calls)} calls", said_at)
 
     def is_silent(self, after_s: float) -> bool:
         """Nothing was said for so long, by a clock that nobody sets. An agent that begins gives it a while to speak."""
         now_s, speed = self._clock.monotonic_s(), self._clock.speed
         since_s = self._age_s + (now_s - self._heard_s) * speed
         return since_s >= after_s and (now_s - self._began_s) * speed >= min(after_s, GRACE_S)
-
-    def status(self) -> SourceStatus:
-        """How it is doing."""
-        return self._status
 
 
 class FailSafe:
@@ -184,8 +160,10 @@ class GridCallers:
             topic,
             self._clock.now,
             on_message=lambda heard: self._take(caller, heard),
-            on_connected=caller.well,
-            on_failure=lambda detail: caller.fail(SourceError("unreachable", detail), self._clock.now()),
+            on_connected=caller.health.well,
+            on_failure=lambda detail: caller.health.failed(
+                SourceError("unreachable", detail), self._clock.now()
+            ),
             on_progress=lambda: self._on_progress(MQTT),
         )
         self.loops[MQTT] = subscription.run
@@ -196,7 +174,7 @@ class GridCallers:
         try:
             target, said_at = target_of(heard)
         except SourceError as error:
-            caller.fail(error, heard.at)
+            caller.health.failed(error, heard.at)
             return
         if caller.said_at is not None and said_at < caller.said_at:
             return
@@ -211,7 +189,7 @@ class GridCallers:
         return Call(
             call_id=f"{caller.name}-{said_at:%Y%m%dT%H%M%S}",
             source=caller.name,
-            by=caller.status().url,
+            by=caller.health.status.url,
             start=said_at,
             to_kw=self._shed_to_kw,
         )
@@ -227,7 +205,7 @@ class GridCallers:
                 self._fail_safe.spoken(caller)
                 failures = 0
             except SourceError as error:
-                caller.fail(error, now)
+                caller.health.failed(error, now)
                 failures, wait_s = failures + 1, error.retry_after_s
             self._on_progress(caller.name)
             pause = pause_s(interval_s, failures, wait_s, longest_s=max(interval_s, 120.0))
@@ -254,4 +232,4 @@ class GridCallers:
 
     def statuses(self) -> list[SourceStatus]:
         """How each is doing."""
-        return [caller.status() for caller in self._callers]
+        return [caller.health.status for caller in self._callers]

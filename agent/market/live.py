@@ -1,17 +1,15 @@
 """Hashprice by the consensus of live sources: asks each at its own pace, and judges what they said last."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
-from agent.fetch import Fetcher, SourceError, pause_s, told
+from agent.fetch import Fetcher, SourceError, told
 from agent.market.consensus import Consensus, Kind, Observation, agree
+from agent.market.health import Health
 from agent.market.quote import Figure, HashpriceQuote, SourceStatus
 from agent.market.sources import Ask, Endpoint, known_sources
-
-log = logging.getLogger("hashcost")
 
 INTERVAL_S = 60.0
 """A source is asked no more often than this, by the agent's clock."""
@@ -21,10 +19,8 @@ INTERVAL_S = 60.0
 class _Source:
     ask: Ask
     endpoint: Endpoint
-    status: SourceStatus
+    health: Health
     said: Sequence[Observation] = ()
-    failures: int = 0
-    retry_after_s: float | None = None
 
 
 class LiveHashprice:
@@ -43,7 +39,7 @@ class LiveHashprice:
         self._on_progress = on_progress
         known = known_sources()
         self._sources = [
-            _Source(ask=known[each.name], endpoint=each, status=SourceStatus(name=each.name, url=each.url))
+            _Source(ask=known[each.name], endpoint=each, health=Health(each.name, each.url))
             for each in endpoints
         ]
         self._accepted: Mapping[Kind, Figure] = {}
@@ -73,27 +69,19 @@ class LiveHashprice:
             self._silent.discard(source.endpoint.name)
             if not self._silent:
                 self._all_heard.set()
-            wait_s = pause_s(self._interval_s, source.failures, source.retry_after_s)
-            await asyncio.sleep(wait_s / self._fetcher.clock.speed)
+            await asyncio.sleep(source.health.pause_s(self._interval_s) / self._fetcher.clock.speed)
 
     async def _ask(self, source: _Source) -> None:
-        """One line in the log when a source fails first, and one when it is back."""
-        name, now = source.endpoint.name, self._fetcher.clock.now
+        now = self._fetcher.clock.now
         try:
             source.said = await told(source.ask(self._fetcher, source.endpoint))
         except SourceError as error:
             source.said = ()  # what was accepted of it is held; it is no witness against those that answer
-            if source.failures == 0:
-                log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
-            source.failures += 1
-            source.retry_after_s = error.retry_after_s
-            source.status = replace(source.status, failed_at=now(), failure=str(error))
+            source.health.failed(error, now())
             return
-        if source.failures:
-            log.info("event=source_recovered source=%s after_failures=%d", name, source.failures)
-        source.failures, source.retry_after_s = 0, None
+        source.health.well()
         values = ", ".join(f"{each.kind.value} {each.value:.10g}" for each in source.said)
-        source.status = replace(source.status, answered_at=now(), failure=None, values=values)
+        source.health.said(values, now())
 
     def remember(self, figures: Sequence[Figure]) -> None:
         """Take these for accepted."""
@@ -104,7 +92,7 @@ class LiveHashprice:
 
     def statuses(self) -> list[SourceStatus]:
         """How each source is doing."""
-        return [source.status for source in self._sources]
+        return [source.health.status for source in self._sources]
 
     def consensus(self, now: datetime) -> Consensus:
         """What is believed now of what they said last; what is accepted is remembered."""

@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from agent.fetch import Fetcher, Page, SourceError, pause_s, told
+from agent.fetch import Fetcher, Page, SourceError, told
+from agent.market.health import Health
 from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
 from agent.mqtt import Subscription
 from agent.tariff import feeds
@@ -25,8 +25,6 @@ from agent.tariff.intervals import (
     is_of_known_times,
     settled,
 )
-
-log = logging.getLogger("hashcost")
 
 KEEP = timedelta(hours=36)
 FIRST_MESSAGE_S = 3.0
@@ -165,16 +163,20 @@ class LiveTariff:
         self._doubt: str | None = None
         self._contradicted: str | None = None
         self._heard_at: datetime | None = None
-        self._failures = 0
         self._heard = asyncio.Event()
-        self.status = SourceStatus(name=publication.name, url=publication.address)
+        self._health = Health(publication.name, publication.address)
+
+    @property
+    def status(self) -> SourceStatus:
+        """How the publication is doing."""
+        return self._health.status
 
     async def run(self, now: Callable[[], datetime]) -> None:
         """Ask again and again."""
         while True:
-            wait = await self.ask(now())
+            await self.ask(now())
             self._on_progress()
-            await self.publication.pause(pause_s(self._interval_s, self._failures, wait) / self._speed)
+            await self.publication.pause(self._health.pause_s(self._interval_s) / self._speed)
 
     async def first_answers(self, timeout_s: float) -> None:
         """Until it has answered or failed once, at most for so long."""
@@ -184,23 +186,16 @@ class LiveTariff:
         except TimeoutError:
             return
 
-    async def ask(self, now: datetime) -> float | None:
-        """Ask once, and take in what is said; seconds that the source wants to be left alone, if it says so."""
-        name = self.publication.name
+    async def ask(self, now: datetime) -> None:
+        """Ask once, and take in what is said."""
         try:
             self._take(await told(self.publication.prices(now)), now)
         except SourceError as error:
-            if self._failures == 0:
-                log.warning("event=source_failed source=%s kind=%s detail=%r", name, error.kind, error.detail)
-            self._failures += 1
-            self.status = replace(self.status, failed_at=now, failure=str(error))
-            return error.retry_after_s
+            self._health.failed(error, now)
+        else:
+            self._health.well()
         finally:
             self._heard.set()
-        if self._failures:
-            log.info("event=source_recovered source=%s after_failures=%d", name, self._failures)
-        self._failures = 0
-        return None
 
     def _take(self, prices: Sequence[IntervalPrice], now: datetime) -> None:
         self._doubt = absurd(prices, self._band) or self._contradiction(prices, now)
@@ -209,8 +204,7 @@ class LiveTariff:
         known = {each.start: each for each in self._prices if now - each.end < KEEP}
         self._prices = sorted((known | {each.start: each for each in prices}).values())
         self._heard_at = now
-        values = f"{len(prices)} prices, the last for {prices[-1].start:%H:%M} UTC"
-        self.status = replace(self.status, answered_at=now, failure=None, values=values)
+        self._health.said(f"{len(prices)} prices, the last for {prices[-1].start:%H:%M} UTC", now)
 
     def _contradiction(self, prices: Sequence[IntervalPrice], now: datetime) -> str | None:
         """Whether the feed tells the past otherwise than before. It stays in doubt until it tells it as before, or
