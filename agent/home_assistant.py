@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.fetch import pause_s
-from agent.mqtt import KEEPALIVE_S, LONGEST_RETRY_S, RETRY_S, TIMEOUT_S, Broker
+from agent.mqtt import LONGEST_RETRY_S, RETRY_S, Broker
 from agent.view import totals
 from agent.vitals import Vitals
 from drivers.reading import RunState
@@ -143,25 +143,17 @@ class Announcer:
         self._failures += 1
 
     async def _connected(self) -> None:
-        import aiomqtt  # noqa: PLC0415 - an extra
+        from aiomqtt import Will  # noqa: PLC0415 - an extra
 
-        broker, place = self._place.broker, self._place
-        async with aiomqtt.Client(
-            broker.host,
-            broker.port,
-            username=broker.username,
-            password=broker.password,
-            tls_params=aiomqtt.TLSParameters(ca_certs=broker.ca_file) if broker.tls else None,
-            keepalive=KEEPALIVE_S,
-            timeout=TIMEOUT_S,
-            will=aiomqtt.Will(place.availability, OFFLINE, qos=1, retain=True),
-        ) as client, asyncio.TaskGroup() as group:  # fmt: skip
+        place = self._place
+        will = Will(place.availability, OFFLINE, qos=1, retain=True)
+        async with place.broker.client(will=will) as client, asyncio.TaskGroup() as group:
             group.create_task(_until_lost(client.messages))
             for topic, told in discovery(place).items():
                 await client.publish(topic, json.dumps(told), qos=1, retain=True)
             await client.publish(place.availability, ONLINE, qos=1, retain=True)
             if self._failures:
-                log.info("event=home_assistant_back broker=%s", broker.address)
+                log.info("event=home_assistant_back broker=%s", place.broker.address)
             self._failures = 0
             while True:
                 await self._news.wait()

@@ -1,11 +1,15 @@
-"""Topics of an MQTT broker, kept subscribed for as long as the agent lives."""
+"""A broker of MQTT; and topics of it, kept subscribed for as long as the agent lives."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from agent.fetch import SourceError, pause_s
+
+if TYPE_CHECKING:
+    from aiomqtt import Client, Will
 
 MISSING = "needs aiomqtt, which is not installed: pip install 'hashcost[mqtt]'"
 LIMIT_BYTES = 64 * 1024
@@ -13,6 +17,7 @@ RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
 BEAT_S = 20.0
 KEEPALIVE_S = 15
 TIMEOUT_S = 10.0
+MOST_QUEUED = 1000
 REFUSED = 0x80
 """Codes of a subscription from here on are refusals."""
 
@@ -36,6 +41,22 @@ class Broker:
     def address(self) -> str:
         """As an address, without a password."""
         return f"mqtt{'s' if self.tls else ''}://{self.host}:{self.port}"
+
+    def client(self, *, will: "Will | None" = None) -> "Client":
+        """A client of it: it connects when it is entered, and the broker says its `will` when it is gone."""
+        import aiomqtt  # noqa: PLC0415 - an extra
+
+        return aiomqtt.Client(
+            self.host,
+            self.port,
+            username=self.username,
+            password=self.password,
+            tls_params=aiomqtt.TLSParameters(ca_certs=self.ca_file) if self.tls else None,
+            keepalive=KEEPALIVE_S,
+            timeout=TIMEOUT_S,
+            max_queued_incoming_messages=MOST_QUEUED,
+            will=will,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +118,7 @@ class Subscription:
             await asyncio.sleep(pause_s(RETRY_S, self._failures, None, longest_s=LONGEST_RETRY_S))
 
     async def _listen(self) -> None:
-        import aiomqtt  # noqa: PLC0415 - an extra
-
-        broker = self.broker
-        tls = aiomqtt.TLSParameters(ca_certs=broker.ca_file) if broker.tls else None
-        async with aiomqtt.Client(
-            broker.host,
-            broker.port,
-            username=broker.username,
-            password=broker.password,
-            tls_params=tls,
-            keepalive=KEEPALIVE_S,
-            timeout=TIMEOUT_S,
-            max_queued_incoming_messages=1000,
-        ) as client:
+        async with self.broker.client() as client:
             granted = await client.subscribe(self.topic, qos=1)
             if any(_is_refusal(code) for code in granted):
                 raise MqttRefusedError(f"the broker refuses a subscription to {self.topic}")
