@@ -10,7 +10,7 @@ from agent.clock import Clock
 from agent.fetch import CACHED_PAGES, Fetcher, SourceError, _retry_after_s, pause_s, told
 from agent.market.live import LiveHashprice
 from agent.market.sources import Endpoint
-from agent.simulated.web import SimulatedSources
+from agent.simulated.web import SimulatedSources, SourceFault
 from tests.agent.source_matrix import HandClock, ask_all, site_of_sources
 
 
@@ -60,6 +60,72 @@ async def test_the_memory_of_pages_is_bounded():
         assert len(fetcher._cache) == CACHED_PAGES
 
 
+@asynccontextmanager
+async def answering(answer):
+    """A fetcher whose every question `answer` answers."""
+    clock = HandClock()
+    async with (
+        Fetcher(Clock(now=clock)) as fetcher,
+        httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client,
+    ):
+        await fetcher._client.aclose()
+        fetcher._client = client
+        yield clock, fetcher
+
+
+async def test_what_its_source_says_not_to_have_changed_comes_from_memory_and_is_new():
+    asked = []
+
+    def answer(request):
+        asked.append(request.headers.get("If-None-Match"))
+        known = asked[-1] == '"one"'
+        return httpx.Response(304 if known else 200, headers={"ETag": '"one"'}, text="" if known else "page")
+
+    async with answering(answer) as (clock, fetcher):
+        for _ in range(3):
+            clock.forward(minutes=1)
+            page = await fetcher.get("http://source/")
+            assert (page.text(), page.fetched_at) == ("page", clock())
+    assert asked == [None, '"one"', '"one"']
+
+
+SENT, LATER = "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:33:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "minutes"),
+    [
+        ({}, 0),
+        ({"Cache-Control": "public, max-age=300"}, 5),
+        ({"Cache-Control": "max-age=300, no-store"}, 0),
+        ({"Cache-Control": "no-cache", "Expires": LATER, "Date": SENT}, 0),
+        ({"Expires": LATER, "Date": SENT}, 5),
+        ({"Expires": SENT, "Date": LATER}, 0),
+        ({"Expires": "0", "Date": SENT}, 0),
+        ({"Expires": LATER}, 0),
+        ({"Cache-Control": "max-age=99999999999"}, 15),
+    ],
+    ids=str,
+)
+async def test_a_page_stands_for_as_long_as_its_source_says_and_never_for_long(headers, minutes):
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return httpx.Response(200, headers=headers, text="page")
+
+    async with answering(answer) as (clock, fetcher):
+        first = await fetcher.get("http://source/")
+        for _ in range(minutes):
+            assert await fetcher.get("http://source/") == first
+            clock.forward(minutes=1)
+        assert len(asked) == 1
+        assert await fetcher.get("http://source/", fresh=True) is not first
+        clock.forward(minutes=minutes)
+        await fetcher.get("http://source/")
+        assert len(asked) == 3
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError("x"), TypeError("x"), KeyError("x"), ZeroDivisionError("x"), AttributeError("x")],
@@ -102,14 +168,32 @@ async def test_a_source_may_ask_for_patience_with_a_date():
         assert _retry_after_s(httpx.Response(429, headers=headers)) == wanted
 
 
-async def test_a_node_that_fails_is_no_witness_against_those_that_answer():
-    """Its old word of the difficulty must not outweigh a retarget that others have seen."""
+async def test_a_failure_that_lasts_is_one_line_in_the_log_and_its_end_another(caplog):
+    caplog.set_level("INFO", "hashcost")
     clock = HandClock()
-    async with site_of_sources(clock) as (prices, live):
+    async with site_of_sources(clock, ("kraken",)) as (prices, live):
+        await ask_all(live)
+        assert caplog.messages == []
+        prices.server.faults["kraken"] = SourceFault.STATUS_503
+        for _ in range(3):
+            clock.forward(minutes=1)
+            await ask_all(live)
+        failed = "event=source_failed source=kraken kind=status_503 detail='HTTP 503'"
+        assert caplog.messages == [failed]
+        prices.server.faults.clear()
+        for _ in range(2):
+            await ask_all(live)
+        assert caplog.messages == [failed, "event=source_recovered source=kraken after_failures=3"]
+
+
+async def test_a_node_that_fails_is_no_witness_against_those_that_answer():
+    """Its old word of the difficulty must not outweigh a retarget that another has seen."""
+    clock = HandClock()
+    async with site_of_sources(clock, ("bitcoin_core", "mempool", "coinbase", "kraken")) as (prices, live):
         await ask_all(live)
         await live.quote(clock())
         clock.forward(hours=5)
-        prices.server.faults["bitcoin_core"] = "503"
+        prices.server.faults["bitcoin_core"] = SourceFault.STATUS_503
         prices.market.difficulty *= 1.2
         await ask_all(live)
         quote = await live.quote(clock())
