@@ -371,6 +371,18 @@ async def test_sliders_move_a_scenario_beside_what_is_now(database):
         await shows(pilot, "now   there")
 
 
+async def test_a_scenario_is_back_when_its_price_is(tmp_path):
+    database = tmp_path / "hashcost.db"
+    poll(database, machine(1, reading()))
+    async with opened(database) as pilot:
+        await pilot.press("5", "p")
+        await shows(pilot, "BTC $83,000", "83,000 USD (-11%)")
+        poll(database, machine(1, reading()), hashprice=None)
+        await shows(pilot, "a price is not known now")
+        poll(database, machine(1, reading()))
+        await shows(pilot, "BTC $83,000", "83,000 USD (-11%)", "machines under break-even")
+
+
 # -- events -------------------------------------------------------------------------------------------------------
 
 

@@ -64,16 +64,17 @@ class WhatIfScreen(SiteScreen):
             self.load(self._ask)
         now = prices_of(state.snapshot.picture.market)
         if now is None:
+            self._drawn = None
             self._body.update("a price is not known now, so nothing can be compared with it")
             return
         for name, slider in self._sliders.items():
             slider.begin(getattr(now, name) / (TERA if name == "difficulty" else 1.0))
         there = self._scenario(now)
         lots, unknown = self._lots
-        key = (id(lots), now, there, self._preset)
-        if key == self._drawn:
+        what = (self._lots, now, there, self._preset)
+        if what == self._drawn:
             return
-        self._drawn = key
+        self._drawn = what
         note = (
             Text(f"{unknown} machines are left out: it is not known what they do", "yellow")
             if unknown
