@@ -14,32 +14,16 @@ from typing import Any
 
 from agent import economics
 from agent.lots import Lot
-from agent.market.quote import Market
+from agent.market.quote import HashpriceInputs, Market
 
 DAYS_PER_MONTH = 365.25 / 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """What a scenario is about: the four inputs of hashprice, and the site's power price in USD/kWh."""
+class Prices(HashpriceInputs):
+    """What a scenario is about: the inputs of hashprice, and the site's power price in USD/kWh."""
 
-    btc_usd: float
-    difficulty: float
-    fees_btc: float
-    height: int
     price_usd_per_kwh: float
-
-    @property
-    def hashprice_usd_per_ph_day(self) -> float:
-        """USD/PH/day before pool fees."""
-        hashprice = economics.hashprice_usd_per_ph_day(
-            difficulty=self.difficulty,
-            subsidy_btc=economics.subsidy_btc(self.height + 1),
-            fees_btc=self.fees_btc,
-            btc_usd=self.btc_usd,
-        )
-        assert hashprice is not None  # noqa: S101 - all four inputs are known
-        return hashprice
 
     @property
     def days_to_halving(self) -> float:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from agent import economics
 from agent.market.quote import Figure, Forecast, HashpriceQuote, PriceState
 
 BLOCKS_PER_RETARGET = 2016
@@ -335,15 +334,10 @@ def _forecast(quote: HashpriceQuote, retarget: Observation | None) -> Forecast |
     if next_height % BLOCKS_PER_RETARGET == 0:  # what was expected is there with the next block
         return None
     blocks = BLOCKS_PER_RETARGET - next_height % BLOCKS_PER_RETARGET
-    difficulty = quote.difficulty * (1 + retarget.value)
-    hashprice = economics.hashprice_usd_per_ph_day(
-        difficulty=difficulty,
-        subsidy_btc=economics.subsidy_btc(next_height + blocks),
-        fees_btc=quote.fees_btc,
-        btc_usd=quote.btc_usd,
-    )
-    if hashprice is None:
-        return None
+    then = replace(quote, difficulty=quote.difficulty * (1 + retarget.value), height=quote.height + blocks)
     return Forecast(
-        difficulty=difficulty, hashprice_usd_per_ph_day=hashprice, blocks=blocks, source=retarget.source
+        difficulty=then.difficulty,
+        hashprice_usd_per_ph_day=then.hashprice_usd_per_ph_day,
+        blocks=blocks,
+        source=retarget.source,
     )

@@ -91,26 +91,13 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HashpriceQuote:
-    """The four inputs of hashprice, as one source or the consensus of several gave them.
-
-    `height` is the tip's; hashprice is about the block after it. `fixed` quotes come from the configuration
-    and do not age: they are what an operator chose to reckon with. `observed_at` is that of the oldest input.
-    What comes with `figures` was judged by their states, and does not age by itself; `automatic` is whether
-    the agent may act on all of them, `detail` why not.
-    """
+class HashpriceInputs:
+    """What hashprice is reckoned from. `height` is the tip's; hashprice is about the block after it."""
 
     difficulty: float
     height: int
     fees_btc: float
     btc_usd: float
-    source: str
-    observed_at: datetime
-    fixed: bool = False
-    figures: Sequence[Figure] = ()
-    automatic: bool = True
-    detail: str = ""
-    forecast: Forecast | None = None
 
     @property
     def hashprice_usd_per_ph_day(self) -> float:
@@ -123,6 +110,24 @@ class HashpriceQuote:
         )
         assert hashprice is not None  # noqa: S101 - all four inputs are known
         return hashprice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HashpriceQuote(HashpriceInputs):
+    """The inputs of hashprice, as one source or the consensus of several gave them.
+
+    `fixed` quotes come from the configuration and do not age: they are what an operator chose to reckon with.
+    `observed_at` is that of the oldest input. What comes with `figures` was judged by their states, and does not
+    age by itself; `automatic` is whether the agent may act on all of them, `detail` why not.
+    """
+
+    source: str
+    observed_at: datetime
+    fixed: bool = False
+    figures: Sequence[Figure] = ()
+    automatic: bool = True
+    detail: str = ""
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
