@@ -125,14 +125,8 @@ def _prices(config: Config, database: Path) -> tuple[Prices, str, datetime | Non
             return prices, f"the agent's last round, {database}", at
     except StoreError:  # there need not be an agent
         pass
-    fixed, power = config.market, config.power
-    prices = Prices(
-        btc_usd=fixed.btc_usd,
-        difficulty=fixed.difficulty,
-        fees_btc=fixed.fees_btc,
-        height=fixed.height,
-        price_usd_per_kwh=power.price_usd_per_kwh,
-    )
+    price = config.power.terms_of_contract().marginal_usd_per_kwh(config.power.price_usd_per_kwh)
+    prices = Prices(**config.market.fixed(), price_usd_per_kwh=price)
     return prices, "the fixed numbers of the configuration", None
 
 

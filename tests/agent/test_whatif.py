@@ -161,6 +161,13 @@ def test_combinations_of_what_is_asked_for(inventory, tmp_path):
     assert {each["prices"]["height"] for each in data["scenarios"]} == {927_000 + 210_000}
 
 
+def test_without_an_agent_the_price_is_what_the_contract_makes_of_it(inventory, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[power]\nprice_usd_per_kwh = 0.05\nlosses = 0.1\nadder_usd_per_kwh = 0.01\n")
+    done = asked("--inventory", inventory, "--json", "--config", config, database=tmp_path / "none.db")
+    assert json.loads(done.stdout)["now"]["prices"]["price_usd_per_kwh"] == pytest.approx(0.065)
+
+
 def test_without_options_the_usual_scenarios_in_words(inventory, tmp_path):
     done = asked("--inventory", inventory, database=tmp_path / "none.db")
     assert done.returncode == 0, done.stderr
