@@ -16,7 +16,7 @@ from agent.orders import Order, OrderState, Patience
 from agent.view import MachineView
 from drivers.reading import MachineId
 from tui.bindings import CURTAILMENT, bindings
-from tui.screens.base import SiteScreen
+from tui.screens.table import TableScreen
 from tui.source import AgentState, SiteState
 from tui.widgets.line_table import Column, LineTable
 
@@ -83,18 +83,15 @@ COLUMNS = (
 )
 
 
-class CurtailmentScreen(SiteScreen):
+class CurtailmentScreen(TableScreen[OrderLine]):
     """Orders: those that wait for a person first, then those under way, then what failed within a day."""
 
     WHERE = CURTAILMENT
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(CURTAILMENT)]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(LineTable(COLUMNS, key=lambda line: str(line.order.order_id), id="orders", frozen=2))
         self._summary = Static(id="summary")
-        self._table: LineTable[OrderLine] = LineTable(
-            COLUMNS, key=lambda line: str(line.order.order_id), id="orders", frozen=2
-        )
         self._drawn: object = None
 
     def content(self) -> Iterable[Widget]:
@@ -102,10 +99,13 @@ class CurtailmentScreen(SiteScreen):
         yield self._summary
         yield self._table
 
-    def on_mount(self) -> None:
-        """Keys go to the table."""
-        super().on_mount()
-        self._table.focus()
+    def machine_of(self, row: OrderLine) -> MachineId:
+        """The machine of the order."""
+        return MachineId(row.order.machine_id)
+
+    def markable(self, rows: Sequence[OrderLine]) -> list[OrderLine]:
+        """Proposals: nothing else waits for a person."""
+        return [line for line in rows if line.order.state is OrderState.PROPOSED]
 
     def draw(self, state: SiteState, agent: AgentState) -> None:
         """All of it."""
@@ -119,45 +119,13 @@ class CurtailmentScreen(SiteScreen):
         marked = len(self._table.marks)
         self.note(*([Text(f"{marked} marked", "bold")] if marked else []))
 
-    def action_mark(self) -> None:
-        """Mark the order under the cursor."""
-        self._table.toggle_mark()
-        self.refresh_site()
-
-    def action_mark_all(self) -> None:
-        """Mark every proposal."""
-        self._table.mark(self._proposals(self._table.rows))
-        self.refresh_site()
-
-    def action_mark_none(self) -> None:
-        """Mark nothing."""
-        self._table.mark(())
-        self.refresh_site()
-
-    def action_open(self) -> None:
-        """Show the machine of the order."""
-        if self._table.cursor is not None:
-            self.site.open_machine(MachineId(self._table.cursor.order.machine_id))
-
-    def on_line_table_chosen(self) -> None:
-        """The same with the pointer."""
-        self.action_open()
-
     def action_approve(self) -> None:
         """Let the marked proposals be carried out, or the one under the cursor."""
-        self.site.settle("approve", self._meant())
+        self.site.settle("approve", self.meant())
 
     def action_reject(self) -> None:
         """End them."""
-        self.site.settle("reject", self._meant())
-
-    def _meant(self) -> list[OrderLine]:
-        cursor = self._table.cursor
-        return self._proposals(self._table.marked() or ([] if cursor is None else [cursor]))
-
-    @staticmethod
-    def _proposals(lines: Iterable[OrderLine]) -> list[OrderLine]:
-        return [line for line in lines if line.order.state is OrderState.PROPOSED]
+        self.site.settle("reject", self.meant())
 
 
 def order_lines(

@@ -112,7 +112,6 @@ class EventsScreen(SiteScreen):
 
     def on_mount(self) -> None:
         """Keys go to the table."""
-        super().on_mount()
         self._table.focus()
 
     def draw(self, state: SiteState, agent: AgentState) -> None:

@@ -12,26 +12,25 @@ from agent.selector import SelectorError
 from agent.stored import StoredPicture
 from agent.summary import doubt_lines
 from agent.view import MachineView
+from drivers.reading import MachineId
 from tui.bindings import FLEET, bindings
 from tui.columns import fleet_columns
 from tui.filter import choose
 from tui.glyphs import glyphs
-from tui.screens.base import SiteScreen
+from tui.screens.table import TableScreen
 from tui.source import AgentState, SiteState
 from tui.widgets.line_table import LineTable
 
 
-class FleetScreen(SiteScreen):
+class FleetScreen(TableScreen[MachineView]):
     """The table of all machines."""
 
     WHERE = FLEET
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(FLEET)]
 
     def __init__(self) -> None:
-        super().__init__()
-        self._table = LineTable(
-            fleet_columns(glyphs()), key=lambda view: view.machine_id, id="fleet", frozen=2
-        )
+        columns = fleet_columns(glyphs())
+        super().__init__(LineTable(columns, key=lambda view: view.machine_id, id="fleet", frozen=2))
         self._filter = Input(
             id="filter",
             placeholder="asleep, model:S21, group:hydro, margin<0, power>3500, !reason:stale; Enter, Esc",
@@ -45,15 +44,14 @@ class FleetScreen(SiteScreen):
         yield self._table
         yield self._filter
 
-    def on_mount(self) -> None:
-        """Keys go to the table."""
-        super().on_mount()
-        self._table.focus()
-
     @property
     def cursor(self) -> MachineView | None:
         """The machine under the cursor."""
         return self._table.cursor
+
+    def machine_of(self, row: MachineView) -> MachineId:
+        """A row is a machine."""
+        return row.machine_id
 
     def draw(self, state: SiteState, agent: AgentState) -> None:
         """The machines that are asked for; the table only if something changed."""
@@ -91,7 +89,7 @@ class FleetScreen(SiteScreen):
             lines.append(Text(f"{len(self._table.marks)} marked", "bold"))
         self.note(*lines)
 
-    # -- filter, sort, marks --------------------------------------------------------------------------
+    # -- filter, sort ---------------------------------------------------------------------------------
 
     def action_filter(self) -> None:
         """Ask which machines to show."""
@@ -133,43 +131,15 @@ class FleetScreen(SiteScreen):
         if self._table.sorted_by is not None:
             self._table.sort(self._table.sorted_by, descending=not self._table.descending)
 
-    def action_mark(self) -> None:
-        """Mark the machine under the cursor."""
-        self._table.toggle_mark()
-        self.refresh_site()
-
-    def action_mark_all(self) -> None:
-        """Mark what is shown."""
-        self._table.mark(self._table.rows)
-        self.refresh_site()
-
-    def action_mark_none(self) -> None:
-        """Mark nothing."""
-        self._table.mark(())
-        self.refresh_site()
-
     # -- machines -------------------------------------------------------------------------------------
-
-    def action_open(self) -> None:
-        """Show the machine under the cursor."""
-        if self._table.cursor is not None:
-            self.site.open_machine(self._table.cursor.machine_id)
-
-    def on_line_table_chosen(self) -> None:
-        """The same with the pointer."""
-        self.action_open()
 
     def action_curtail(self) -> None:
         """Put the marked machines to sleep, or the one under the cursor."""
-        self.site.switch("curtail", self._meant())
+        self.site.switch("curtail", [view.machine_id for view in self.meant()])
 
     def action_restore(self) -> None:
         """Wake them."""
-        self.site.switch("restore", self._meant())
-
-    def _meant(self) -> list[str]:
-        rows = self._table.marked() or ([self._table.cursor] if self._table.cursor is not None else [])
-        return [view.machine_id for view in rows]
+        self.site.switch("restore", [view.machine_id for view in self.meant()])
 
 
 def _words(error: SelectorError) -> str:

@@ -52,7 +52,6 @@ class MachineScreen(SiteScreen):
 
     def on_mount(self) -> None:
         """Keys scroll the page."""
-        super().on_mount()
         self.query_one("#page").focus()
 
     def draw(self, state: SiteState, agent: AgentState) -> None:

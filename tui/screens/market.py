@@ -53,7 +53,6 @@ class MarketScreen(SiteScreen):
 
     def on_mount(self) -> None:
         """Keys scroll the page."""
-        super().on_mount()
         self.query_one("#page").focus()
 
     def on_resize(self) -> None:

@@ -54,7 +54,6 @@ class WhatIfScreen(SiteScreen):
 
     def on_mount(self) -> None:
         """The first slider has the keys; Tab goes to the next."""
-        super().on_mount()
         self._sliders["btc_usd"].focus()
 
     def draw(self, state: SiteState, agent: AgentState) -> None:
