@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,8 +12,6 @@ from textual.screen import Screen
 
 from agent.control import ControlError
 from agent.database import StoreError
-from agent.stored import aged
-from agent.view import totals
 from drivers.reading import MachineId
 from tui.bindings import (
     CURTAILMENT,
@@ -91,11 +88,7 @@ class HashcostApp(App[None]):
                 self.problem = None
             except StoreError as error:
                 self.problem = str(error)
-                if self.state is not None:
-                    told = aged(self.state.snapshot, self.source.clock())
-                    if told.picture is not self.state.snapshot.picture:
-                        added = totals(told.picture.views)
-                        self.state = replace(self.state, snapshot=told, totals=added, gains_usd_per_day=0.0)
+                self.state = None if self.state is None else self.source.grown_old(self.state)
             self._redraw()
             await asyncio.sleep(REFRESH_S)
 

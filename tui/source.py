@@ -7,7 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -23,7 +23,7 @@ from agent.orders import Order
 from agent.policy import Action
 from agent.reader import Mark, Reader
 from agent.rows import Event, from_ms, to_ms
-from agent.stored import StoredPicture, picture_of, refuse_what_is_no_file
+from agent.stored import StoredPicture, aged, picture_of, refuse_what_is_no_file
 from agent.view import MachineView, Picture, SiteTotals, totals
 from drivers.reading import MachineId
 
@@ -156,6 +156,13 @@ class Source:
         except StoreError:
             self._close()
             raise
+
+    def grown_old(self, state: SiteState) -> SiteState:
+        """What was read last, for as long as nothing newer can be read: what has grown stale since is unknown."""
+        told = aged(state.snapshot, self.clock())
+        if told.picture is state.snapshot.picture:
+            return state
+        return replace(state, snapshot=told, totals=totals(told.picture.views), gains_usd_per_day=0.0)
 
     def check(self) -> None:
         """Raise `StoreError` if there is nothing to show."""
