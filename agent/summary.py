@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Group, JustifyMethod, RenderableType
@@ -289,3 +289,11 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
     if value is None:
         return _UNKNOWN
     return f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
+
+
+def span(time: timedelta) -> str:
+    """A length of time in the largest unit that still tells something; nothing is shorter than none."""
+    seconds = max(0, int(time.total_seconds()))
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from agent.federation.fleet_database import State, read_state, site_databases
 from agent.federation.replica import HEARD
 from agent.rows import from_ms
 from agent.stored import StoredPicture, stored_picture
-from agent.summary import market_as_data, number, total_lines, view_as_data
+from agent.summary import market_as_data, number, span, total_lines, view_as_data
 from agent.view import totals
 
 PLAIN_WIDTH = 200
@@ -134,7 +134,7 @@ def _cells(site: SiteView) -> list[Text]:
         ]  # fmt: skip
     market = stored.picture.market
     return [
-        Text(site.site), Text(site.health, style), Text(_age(stored.age)), Text(str(sums.machines)),
+        Text(site.site), Text(site.health, style), Text(span(stored.age)), Text(str(sums.machines)),
         *map(Text, states), *map(Text, measured),
         Text(number(market.hashprice_usd_per_ph_day, 2)), Text(number(market.price_usd_per_kwh, 4)),
         Text(str(sums.to_curtail)), Text(f"{sums.to_curtail_kw:.1f}"),
@@ -152,10 +152,3 @@ def _notes(sites: Sequence[SiteView], state: State) -> list[Text]:
 
 def _current_views(sites: Sequence[SiteView]) -> list[Any]:
     return [view for site in sites if site.is_current and site.stored for view in site.stored.picture.views]
-
-
-def _age(age: timedelta) -> str:
-    seconds = age.total_seconds()
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

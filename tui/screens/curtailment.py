@@ -3,7 +3,7 @@ and what the grid is owed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -13,6 +13,7 @@ from textual.widgets import Static
 
 from agent.explain import printable
 from agent.orders import Order, OrderState, Patience
+from agent.summary import span
 from agent.view import MachineView
 from drivers.reading import MachineId
 from tui.bindings import CURTAILMENT, bindings
@@ -137,7 +138,7 @@ def order_lines(
     under_way = [each for each in state.orders if each.state is not OrderState.PROPOSED]
     return [
         *(
-            _line(each, views, now, f"{_span(each.created_at + patience.proposal - now)} left")
+            _line(each, views, now, f"{span(each.created_at + patience.proposal - now)} left")
             for each in proposals
         ),
         *(_line(each, views, now, _time_of(each, now, due_by.get(each.order_id))) for each in under_way),
@@ -152,15 +153,10 @@ def _line(order: Order, views: Mapping[MachineId, MachineView], now: datetime, l
 
 def _time_of(order: Order, now: datetime, due: datetime | None) -> str:
     """Since when it is under way, and how long it still has."""
-    since = f"for {_span(now - (order.dispatched_at or order.created_at))}"
+    since = f"for {span(now - (order.dispatched_at or order.created_at))}"
     if due is None:
         return since
-    return f"{since}, {_span(due - now)} left" if due > now else f"{since}, late"
-
-
-def _span(span: timedelta) -> str:
-    seconds = max(0, int(span.total_seconds()))
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    return f"{since}, {span(due - now)} left" if due > now else f"{since}, late"
 
 
 def summary(state: SiteState, agent: AgentState) -> list[Text]:

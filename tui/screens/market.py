@@ -15,7 +15,7 @@ from textual.widgets import Static
 from agent import economics
 from agent.explain import printable
 from agent.lots import Lot
-from agent.summary import breakeven_efficiency, number
+from agent.summary import breakeven_efficiency, number, span
 from agent.whatif import Step, merit_order, prices_of
 from tui.bindings import MARKET, bindings
 from tui.charts import bar, sparkline
@@ -83,7 +83,7 @@ def page(
     told_at = prices.get("at")
     grown = now - datetime.fromisoformat(told_at) if told_at else timedelta()
     yield Text("\nnumbers", "bold underline")
-    yield _figures(prices, grown.total_seconds(), stale=grown > state.snapshot.validity)
+    yield _figures(prices, grown, stale=grown > state.snapshot.validity)
     if prices.get("sources"):
         yield Text("\nsources", "bold underline")
         yield _sources(prices["sources"])
@@ -119,21 +119,21 @@ def _efficiency(state: SiteState, shown: Glyphs) -> Iterator[Text]:
         yield Text(f"{economics.days_to_halving(quote.height + 1):.0f} days to the halving", "dim")
 
 
-def _figures(prices: Mapping[str, Any], grown_s: float, *, stale: bool) -> Table:
-    """`grown_s` is how long ago all of this was written down; what is stale is not acted on."""
+def _figures(prices: Mapping[str, Any], grown: timedelta, *, stale: bool) -> Table:
+    """`grown` is how long ago all of this was written down; what is stale is not acted on."""
     table = _table("number", "value", "state", "acted on", "age", "source", "note")
     for each in prices.get("figures", ()):
         value = "-" if each["value"] is None else _value(each["value"])
         table.add_row(
             each["name"], value, _state(each["state"]), _acted(each["automatic"] and not stale),
-            _age(each["age_s"], grown_s),
+            _age(each["age_s"], grown),
             printable(each["source"] or "-"), printable(each["detail"]),
         )  # fmt: skip
     power = prices.get("power")
     if power is not None:
         table.add_row(
             "price_usd_per_kwh", f"{power['price_usd_per_kwh']:.5f}", _state(power["state"]),
-            _acted(power["automatic"] and not stale), _age(power["age_s"], grown_s), printable(power["source"]),
+            _acted(power["automatic"] and not stale), _age(power["age_s"], grown), printable(power["source"]),
             "" if power["market_usd_per_kwh"] is None else f"the market says {power['market_usd_per_kwh']:.5f}",
         )  # fmt: skip
     return table
@@ -214,17 +214,8 @@ def _acted(automatic: bool) -> Text:
     return Text("yes", "green") if automatic else Text("no", "yellow")
 
 
-def _age(age_s: float | None, grown_s: float) -> str:
-    if age_s is None:
-        return "-"
-    seconds = age_s + grown_s
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.0f} h"
-    )
+def _age(age_s: float | None, grown: timedelta) -> str:
+    return "-" if age_s is None else span(timedelta(seconds=age_s) + grown)
 
 
 def _table(*headings: str) -> Table:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group
@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from agent.market.quote import PriceState
-from agent.summary import STATE_STYLE, breakeven_efficiency, number
+from agent.summary import STATE_STYLE, breakeven_efficiency, number, span
 from agent.view import SiteTotals
 from drivers.reading import RunState
 from tui.charts import sparkline
@@ -110,7 +110,7 @@ def _trust(
         badges = Text(" ").join([badges, Text(*OPERATE)])
     age = now - state.snapshot.polled_at
     stale = age > state.snapshot.validity
-    seen = f"STALE: last poll {_ago(age)}" if stale else f"polled {_ago(age)}"
+    seen = f"STALE: last poll {span(age)} ago" if stale else f"polled {span(age)} ago"
     counts = [
         (f"{shown.states[each]} {site.by_state[each.value]} {each.value}", STATE_STYLE[each])
         for each in RunState
@@ -177,11 +177,4 @@ def _money(state: SiteState, site: SiteTotals, shown: Glyphs) -> list[Part]:
 
 
 def _origin(source: str, observed_at: datetime, now: datetime, fixed: bool) -> str:
-    return source if fixed else f"{source}, {_ago(now - observed_at)}"
-
-
-def _ago(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
-    if seconds < 120:
-        return f"{max(0, seconds)} s ago"
-    return f"{seconds // 60} min ago" if seconds < 7200 else f"{seconds // 3600} h ago"
+    return source if fixed else f"{source}, {span(now - observed_at)} ago"
