@@ -9,8 +9,6 @@ from tui.glyphs import Glyphs, state_cell
 from tui.widgets.line_table import Column
 
 Fleet = Column[MachineView]
-WORST_FIRST = 3
-"""Index of the margin: what a fresh table is sorted by."""
 
 
 def fleet_columns(shown: Glyphs) -> list[Fleet]:

@@ -120,9 +120,10 @@ class LineTable(ScrollView, Generic[Row], can_focus=True):
         if self.sorted_by is None:
             return rows
         order = self.columns[self.sorted_by].order
-        known = [(value, row) for row in rows if (value := order(row)) is not None]
+        ordered = [(order(row), row) for row in rows]
+        known = [pair for pair in ordered if pair[0] is not None]
         known.sort(key=lambda pair: pair[0], reverse=self.descending)
-        return [*(row for _, row in known), *(row for row in rows if order(row) is None)]
+        return [row for _, row in (*known, *(pair for pair in ordered if pair[0] is None))]
 
     # -- marks -------------------------------------------------------------------------------------------
 
