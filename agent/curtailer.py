@@ -21,15 +21,11 @@ from agent.curtailment import (
 )
 from agent.decisions import DecisionRecord
 from agent.fleet import Fleet, Machine, baseline_point
-from agent.orders import Order, OrderAction, OrderState
+from agent.orders import POLICY, Order, OrderAction, OrderState
 from agent.policy import Action, Reason, Recommendation
 from agent.reconciler import Reconciler
 from agent.view import MachineView, Picture, totals
 from drivers.reading import MachineId, RunState
-
-POLICY = "policy"
-"""Who ordered what nobody ordered."""
-
 
 FOR_GRID = "for_grid"
 """Key in the snapshot of a sleep that was for the grid: its machine is put back when nothing is owed any more, also one

@@ -17,6 +17,9 @@ from typing import Any
 from drivers.driver import RestorePoint, Timings
 from drivers.reading import MachineId, PowerMode, PowerSource, Reading, RunState
 
+POLICY = "policy"
+"""Who ordered what nobody ordered."""
+
 
 class OrderAction(StrEnum):
     """What a machine is told."""

@@ -44,7 +44,7 @@ from agent.history import (
 from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import order_of
-from agent.orders import Order
+from agent.orders import POLICY, Order
 from agent.queries import (
     SELECT_GONE,
     SELECT_LAST_READING,
@@ -110,6 +110,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open_orders: dict[int, tuple[dict[str, Any], Order]] = {}
         try:
             if not path.is_file():
                 raise StoreError(
@@ -332,11 +333,12 @@ class Reader:
         return self._db.query(SELECT_PRICES, {"start_ms": start_ms, "end_ms": end_ms})
 
     def unsettled(self, since: datetime) -> list[Order]:
-        """Orders that failed or expired since then, newest first."""
+        """Orders that ended since then as somebody should know: failed, or wanted by a person and not carried out;
+        newest first. What the agent wanted and nobody took up comes again by itself, each hour anew."""
         rows = self._db.query(
-            "select * from orders where state in ('failed', 'expired') and coalesce(settled_ms, created_ms) > ? "
-            "order by order_id desc",
-            [to_ms(since)],
+            "select * from orders where settled_ms > ? and "
+            "(state = 'failed' or (state = 'expired' and ordered_by <> ?)) order by order_id desc",
+            [to_ms(since), POLICY],
         )
         return [order_of(row) for row in rows]
 
@@ -402,8 +404,16 @@ class Reader:
         return site_history(rounds, start, end, points=points, valid=valid)
 
     def open_orders(self) -> list[Order]:
-        """Orders of which something is still to be done or seen, oldest first."""
-        return [order_of(row) for row in self._db.query(SELECT_OPEN_ORDERS)]
+        """Orders of which something is still to be done or seen, oldest first. Those that did not change since they
+        were asked for last are the same ones: there may be one for every machine, and they are asked for often."""
+        known, self._open_orders = self._open_orders, {}
+        for row in self._db.query(SELECT_OPEN_ORDERS):
+            before = known.get(row["order_id"])
+            same = before is not None and before[0] == row
+            self._open_orders[row["order_id"]] = (
+                before if before is not None and same else (row, order_of(row))
+            )
+        return [order for _, order in self._open_orders.values()]
 
     def orders_of(self, machine_id: MachineId, limit: int = 20) -> list[OrderEvidence]:
         """The last orders of one machine, newest first, each with the readings before and after it."""

@@ -9,11 +9,11 @@ import pytest
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import DOUBT, POLICY, Curtailer, price_stands_s
+from agent.curtailer import DOUBT, Curtailer, price_stands_s
 from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
 from agent.fleet import Fleet
 from agent.operations import Operations
-from agent.orders import OrderAction, OrderState, Patience
+from agent.orders import POLICY, OrderAction, OrderState, Patience
 from agent.policy import Reason
 from agent.reconciler import GIVE_UP_FOR, REJECTED, Ramp, Reconciler, Sighting
 from agent.store import Reader, Store

@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import POLICY, Curtailer
+from agent.curtailer import Curtailer
 from agent.curtailment import CurtailmentPolicy, Mode, Obligation
 from agent.fleet import Failure, Fleet
 from agent.operations import HELD, Operations
-from agent.orders import Order, OrderAction, OrderState, Patience
+from agent.orders import POLICY, Order, OrderAction, OrderState, Patience
 from agent.policy import Reason
 from agent.reconciler import REJECTED, REMEMBER, Ramp, Reconciler, Sighting
 from agent.store import Store

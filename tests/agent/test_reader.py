@@ -501,6 +501,20 @@ def test_evidence_is_what_there_is(store, reader, changes, before, after):
     assert (found.before and found.before.power_w, found.after and found.after.power_w) == (before, after)
 
 
+def test_open_orders_are_told_as_they_are_and_read_again_only_if_they_changed(store, reader):
+    save(store, machine(1, reading()), machine(2, reading()))
+    first, second = (store.create_order(order(machine_id=MachineId(mac(number)))) for number in (1, 2))
+    assert [each.order_id for each in reader.open_orders()] == [first.order_id, second.order_id]
+    before = reader.open_orders()
+    sent = replace(second, state=OrderState.DISPATCHED, dispatched_at=NOW, attempts=1)
+    store.advance(second, sent)
+    now = reader.open_orders()
+    assert now[0] is before[0]
+    assert (now[1].state, now[1].attempts) == (OrderState.DISPATCHED, 1)
+    store.advance(first, replace(first, state=OrderState.EXPIRED, settled_at=NOW))
+    assert reader.open_orders() == [sent]
+
+
 def test_the_orders_of_a_machine_are_its_own_newest_first(store, reader):
     save(store, machine(1, reading()), machine(2, reading()))
     for number, state in ((1, OrderState.FAILED), (2, OrderState.PROPOSED), (1, OrderState.PROPOSED)):

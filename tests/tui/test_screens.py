@@ -466,6 +466,20 @@ async def test_every_failure_of_the_day_is_listed_however_much_came_after(databa
         await shows(pilot, "1 failed within a day", "did_not_obey")
 
 
+async def test_a_proposal_that_nobody_took_up_is_no_failure_and_one_that_a_person_wanted_is(database):
+    with Store(database) as store:
+        for _ in range(30):
+            store.create_order(order(OrderState.EXPIRED))
+        store.create_order(order(OrderState.EXPIRED, ordered_by="anna", machine_id=mac(3)))
+        store.create_order(order(OrderState.PROPOSED))
+    async with opened(database) as pilot:
+        await pilot.press("3")
+        await shows(pilot, "1 proposals", "anna")
+        assert [(line.order.state, line.order.ordered_by) for line in table(pilot).rows] == [
+            (OrderState.PROPOSED, "policy"), (OrderState.EXPIRED, "anna"),
+        ]  # fmt: skip
+
+
 async def test_an_error_that_is_over_goes(database):
     async with opened(database) as pilot:
         await shows(pilot, "10.0.0.2")
