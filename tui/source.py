@@ -205,19 +205,18 @@ class Source:
             says = await call(self._socket, "status", timeout_s=STATUS_TIMEOUT_S)
             owed = await call(self._socket, "obligations", timeout_s=STATUS_TIMEOUT_S)
             orders = await call(self._socket, "orders", timeout_s=STATUS_TIMEOUT_S)
-            told = orders["orders"], owed["obligations"]
+            due = {each["order_id"]: each.get("due_by") for each in orders["orders"]}
+            return AgentState(
+                says=says,
+                obligations=owed["obligations"],
+                due_by={number: datetime.fromisoformat(text) for number, text in due.items() if text},
+            )
         except ControlError as error:
             return AgentState(silence=str(error), is_down=error.code == "unreachable")
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             return AgentState(
                 silence=f"its answer makes no sense here ({error!r}); is it of another version?"
             )
-        due = {each["order_id"]: each.get("due_by") for each in told[0]}
-        return AgentState(
-            says=says,
-            obligations=told[1],
-            due_by={number: datetime.fromisoformat(text) for number, text in due.items() if text},
-        )
 
     async def tell(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Give the agent a command. Raises `ControlError`."""

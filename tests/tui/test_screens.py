@@ -1,5 +1,6 @@
 """Every screen and key on a stored site: what they show, and that what changes the site is not there unasked."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -316,6 +317,10 @@ TOLD = json.dumps(
                 "name": "gemini", "url": "https://g", "answered_at": None,
                 "failed_at": "2026-01-01T12:00:00+00:00", "failure": "timeout: no whole answer", "values": "",
             },
+            {
+                "name": "luxor", "url": "https://l", "answered_at": None, "failed_at": None, "failure": None,
+                "values": "",
+            },
         ],
     }
 )  # fmt: skip
@@ -330,7 +335,7 @@ async def test_prices_their_sources_and_the_merit_order_are_shown(database):
         await shows(
             pilot, "break-even efficiency 27.4 J/TH now", "after the next retarget, in 400 blocks: 36.80"
         )
-        await shows(pilot, "92,870", "held", "failing", "timeout: no whole answer")
+        await shows(pilot, "92,870", "held", "failing", "timeout: no whole answer", "not asked yet")
         await shows(pilot, "9.0 of 15.5 kW (58%) under water", "hashprice 39.44 USD/PH/day", "loses", "earns")
         page = text(pilot)
         assert page.index("earns") < page.index("── hashprice") < page.index("loses")
@@ -504,3 +509,21 @@ async def test_details_are_cut_and_not_left_out_where_there_is_little_room(datab
 async def test_an_agent_that_does_not_answer_is_told_with_the_reason(database, tmp_path):
     async with opened(database, socket=tmp_path / "nobody.sock") as pilot:
         await shows(pilot, "AGENT DOWN", "no agent listens there")
+
+
+@pytest.mark.parametrize(
+    "orders", [[{"due_by": None}], [{"order_id": 1, "due_by": "soon"}], None, [7]], ids=str
+)
+async def test_an_agent_of_another_version_is_told_and_ends_nothing(database, tmp_path, orders):
+    async def answer(reader, writer):
+        await reader.readline()
+        writer.write(json.dumps({"result": {"orders": orders, "obligations": []}}).encode() + b"\n")
+        await writer.drain()
+        writer.close()
+
+    socket = tmp_path / "agent.sock"
+    async with (
+        await asyncio.start_unix_server(answer, socket),
+        opened(database, socket=socket) as pilot,
+    ):
+        await shows(pilot, "NO ANSWER", "its answer makes no sense here", "10.0.0.1")

@@ -142,14 +142,16 @@ def _figures(prices: Mapping[str, Any], grown: timedelta, *, stale: bool) -> Tab
 def _sources(sources: Sequence[Mapping[str, Any]]) -> Table:
     table = _table("source", "state", "answered", "what")
     for each in sources:
-        failing = each["failure"] is not None
-        told = each["failure"] if failing else each["values"]
-        answered = "never" if each["answered_at"] is None else each["answered_at"][5:19].replace("T", " ")
+        failure, answered_at = each["failure"], each["answered_at"]
+        if failure is not None:
+            state = Text("failing", "bold red")
+        else:
+            state = Text("not asked yet", "dim") if answered_at is None else Text("answers", "green")
         table.add_row(
             printable(each["name"]),
-            Text("failing", "bold red") if failing else Text("answers", "green"),
-            answered,
-            printable(told),
+            state,
+            "never" if answered_at is None else answered_at[5:19].replace("T", " "),
+            printable(each["values"] if failure is None else failure),
         )
     return table
 
