@@ -68,15 +68,17 @@ def program_for_service() -> Path:
     program = Path(sys.argv[0]).resolve()
     if program.name != "hashcost" or not program.is_file():
         program = Path(sys.executable).parent / "hashcost"
-    refuse_unreachable(program)
+    # the interpreter of a `uv tool` and the sources of an editable install are often in a home, wherever the program is
+    for needed in (program, Path(sys.executable).resolve(), Path(__file__).resolve()):
+        refuse_unreachable(needed)
     return program
 
 
 def refuse_unreachable(program: Path) -> None:
-    """Raise `InstallationError` if another user, whose view of homes is empty, could not run this program."""
+    """Raise `InstallationError` if another user, whose view of homes is empty, could not reach this file."""
     remedy = "install it for the whole host, as with `pipx install --global` or a virtual environment in /opt/hashcost"
     if not program.is_file():
-        raise InstallationError(f"{program}: there is no such program; {remedy}")
+        raise InstallationError(f"{program}: there is no such file; {remedy}")
     if str(program).startswith(tuple(f"{home}/" for home in _HIDDEN_BY_PROTECT_HOME)):
         raise InstallationError(f"{program}: a service sees no home directories; {remedy}")
     for folder in program.parents:

@@ -73,8 +73,26 @@ def test_a_program_behind_a_closed_door_is_refused():
             installation.refuse_unreachable(program)
         directory.chmod(0o755)
         installation.refuse_unreachable(program)
-        with pytest.raises(InstallationError, match="there is no such program"):
+        with pytest.raises(InstallationError, match="there is no such file"):
             installation.refuse_unreachable(directory / "other")
+
+
+@pytest.mark.parametrize("part", ["interpreter", "source"])
+def test_a_program_whose_interpreter_or_sources_are_behind_a_closed_door_is_refused(part, monkeypatch):
+    with open_directory(0o755) as place, open_directory(0o700) as home:
+        program = place / "hashcost"
+        interpreter, source = place / "python3", place / "installation.py"
+        for path in (program, interpreter, source, home / "python3", home / "installation.py"):
+            path.touch()
+        monkeypatch.setattr(sys, "argv", [str(program)])
+        monkeypatch.setattr(sys, "executable", str(interpreter))
+        monkeypatch.setattr(installation, "__file__", str(source))
+        assert installation.program_for_service() == program
+        hidden = interpreter if part == "interpreter" else source
+        hidden.unlink()
+        hidden.symlink_to(home / hidden.name)
+        with pytest.raises(InstallationError, match=f"{home}: only its owner may enter"):
+            installation.program_for_service()
 
 
 def test_only_root_may_install_on_the_host(monkeypatch):
