@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 PARTS    ?=
 
-.PHONY: help demo fleet-demo test check audit licences fuzz soak bench bench-short docs deb deb-test lock hooks clean
+.PHONY: help demo fleet-demo test check audit licences fuzz soak bench bench-short docs deb deb-test deb-boot lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -80,6 +80,9 @@ deb: $(BIN)/hashcost  ## a Debian package in dist/
 
 deb-test: deb  ## install, upgrade and remove it in a clean Debian root; needs root and debootstrap
 	@systemd/debian/test.sh $$(ls -t dist/*.deb | head -n 1)
+
+deb-boot: deb  ## boot a clean Debian root and run the service in it; needs root, debootstrap and systemd-nspawn
+	@systemd/debian/boot.sh $$(ls -t dist/*.deb | head -n 1)
 
 lock:  ## write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock

@@ -119,6 +119,14 @@ def test_the_command_line_prints_and_installs_into_another_root(tmp_path):
     assert "does not exist" in done.stderr
 
 
+def test_a_dynamic_user_is_told_a_home():
+    """It has none, and without nss-systemd no entry either; what looks for its home would stop the service."""
+    units = [unit.read_text() for unit in SYSTEMD.glob("*.service")]
+    dynamic = [unit for unit in units if "DynamicUser=yes" in unit]
+    assert dynamic
+    assert all("\nEnvironment=HOME=/var/lib/" in unit for unit in dynamic)
+
+
 @pytest.mark.parametrize("unit", sorted(SYSTEMD.glob("*.service")), ids=lambda path: path.name)
 def test_units_are_verified_and_exposed_little(unit, tmp_path):
     analyze = shutil.which("systemd-analyze")
