@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 PARTS    ?=
 
-.PHONY: help demo fleet-demo test check audit licences fuzz soak bench bench-short docs deb deb-test deb-boot lock hooks clean
+.PHONY: help demo fleet-demo test check audit licences fuzz fuzz-coverage soak bench bench-short docs deb deb-test deb-boot lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -52,6 +52,10 @@ licences: $(VENV)/dev  ## write requirements/licences.txt anew from what is inst
 INPUTS ?= 1000000
 fuzz: $(VENV)/dev  ## INPUTS (a million) inputs for every parser of bytes from outside; some hours
 	@FUZZ_INPUTS=$(INPUTS) $(BIN)/python -m pytest -q tests/fuzz
+
+fuzz-coverage: $(VENV)/dev  ## the same under atheris, which follows coverage and bounds memory; PARTS names some parsers
+	@$(PIP) install --require-hashes -r requirements/maintain.txt
+	@$(BIN)/python -m tests.fuzz.coverage --inputs $(INPUTS) $(PARTS)
 
 SOAK_MACHINES ?= 80
 ROUNDS ?= 1

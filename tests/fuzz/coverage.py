@@ -1,0 +1,64 @@
+"""The same parsers under atheris, which follows coverage: it keeps what led to a new branch and mutates that further.
+
+`python -m tests.fuzz.coverage [--inputs N] [PARSER...]` gives each parser, in a process of its own, so many inputs,
+half of them by our mutations and half by libFuzzer's. An error that is not its own, a number that is none, an input
+that takes longer than it may, and memory beyond MEMORY_MB end that process with the input, and this one with exit 1.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz.mutations import MOST_BYTES
+from tests.fuzz.parsers import PARSERS
+
+ROOT = Path(__file__).parents[2]
+MEMORY_MB = 1024
+"""Of a process that holds Python, pyasic and one input of at most 128 KiB."""
+LONGEST_S = 10
+
+
+def main() -> int:
+    """Fuzz the parsers that are named, or all; 1 if one of them failed."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--inputs", type=int, default=1_000_000)
+    options.add_argument("parser", nargs="*")
+    given = options.parse_args()
+    failed = []
+    for parser in PARSERS:
+        if given.parser and parser.name not in given.parser:
+            continue
+        done = fuzz(parser.name, parser.seeds, given.inputs)
+        told = next((line for line in reversed(done.splitlines()) if line.startswith("Done")), None)
+        print(f"{parser.name}: {told or 'FAILED'}", flush=True)  # noqa: T201 - this is its output
+        if told is None:
+            failed.append(parser.name)
+            print("\n".join(line[:2000] for line in done.splitlines()[-40:]), flush=True)  # noqa: T201
+    return 1 if failed else 0
+
+
+def fuzz(name: str, seeds: tuple[bytes, ...], inputs: int) -> str:
+    """What atheris said of one parser."""
+    with tempfile.TemporaryDirectory(prefix="hashcost-fuzz-") as corpus:
+        for number, seed in enumerate(seeds):
+            (Path(corpus) / str(number)).write_bytes(seed[:MOST_BYTES])
+        bounds = (
+            f"-runs={inputs}",
+            f"-max_len={MOST_BYTES}",
+            f"-rss_limit_mb={MEMORY_MB}",
+            f"-timeout={LONGEST_S}",
+            f"-artifact_prefix={corpus}/",
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.fuzz.under_atheris", name, *bounds, corpus],
+            cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
+        )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main())
