@@ -22,7 +22,9 @@ from drivers import driver
 from tui.bindings import as_markdown
 
 RECORD_COLUMNS = {*ENERGY_COLUMNS, *ORDER_COLUMNS, *EVENT_COLUMNS, *PRICE_COLUMNS} - {*COLUMNS}
-REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+ROOT = Path(__file__).parent.parent
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
 def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
@@ -101,3 +103,53 @@ def test_every_alert_is_documented():
     )
     assert len(names) == 11
     assert all(f"| `{name}" in REFERENCE for name in names)
+
+
+ALERTS = re.findall(r"^\| `(\w+)(?::NAME)?` \| (?:warning|critical) \|", REFERENCE, flags=re.MULTILINE)
+ORDER_FAILURES = re.findall(
+    r"^\| `(\w+)` \|",
+    REFERENCE.partition("| failure of an order |")[2].partition("##")[0],
+    flags=re.MULTILINE,
+)
+
+
+def test_the_reference_lists_what_can_go_wrong():
+    assert (len(ALERTS), len(ORDER_FAILURES)) == (11, 5)
+
+
+@pytest.mark.parametrize("code", [*ALERTS, *ORDER_FAILURES, *sorted(failure_kinds())])
+def test_there_is_a_recovery_from_each_failure(code):
+    row = next(line for line in OPERATIONS.splitlines() if line.startswith(f"| `{code}` |"))
+    assert len(row.split("|")[2].strip()) > 10
+
+
+def written_commands():
+    """Every `hashcost ...` that the documentation tells people to type."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        for line in [
+            *re.findall(r"^(?: {4}|\t)(.*)$", text, flags=re.MULTILINE),
+            *re.findall(r"`([^`\n]+)`", text),
+        ]:
+            for typed in re.findall(r"(?:^|[/ ])hashcost ((?!hashcost)[a-z][^#|>&;]*)", line):
+                yield path.name, typed.strip()
+
+
+def unknown_in(typed):
+    """What of a command is none, or an option that it does not have."""
+    command, words = cli, re.sub(r"[\"'].*?[\"']", "TEXT", typed).split()
+    while words and isinstance(command, click.Group):
+        found = command.commands.get(words[0])
+        if found is None:
+            return words[0] if command is cli or words[0].isidentifier() else None
+        command, words = found, words[1:]
+    known = {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    given = {word.strip("[]").partition("=")[0] for word in words if re.match(r"\[?--?[a-z]", word)}
+    return next(iter(given - known - {"--help"}), None)
+
+
+@pytest.mark.parametrize(("path", "typed"), sorted(set(written_commands())))
+def test_a_command_that_is_written_down_is_one(path, typed):
+    assert unknown_in(typed) is None

@@ -1,4 +1,4 @@
-"""One parser under atheris, until it fails or has had its inputs: `tests.fuzz.coverage` starts this for each of them."""
+"""One parser under atheris, until it fails or has had its inputs; `tests.fuzz.coverage` starts it for each of them."""
 
 import math
 import sys
