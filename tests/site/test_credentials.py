@@ -21,15 +21,19 @@ from drivers.reading import Address, Family
 from drivers.simulator.faults import Fault
 from tests.agent.builders import eventually
 from tests.agent.processes import CLI, child_environment, hashcost
+from tui.app import HashcostApp
+from tui.bindings import SCREENS
+from tui.source import Source
 
 GROUP_PASSWORD, MACHINE_PASSWORD, SITE_PASSWORD = "canary-group-7c1", "canary-machine-90d", "canary-site-3b2"
-SOURCE_PASSWORD, NODE_PASSWORD = "canary-luxor-5e5", "canary-node-aa8"
-CANARIES = (GROUP_PASSWORD, MACHINE_PASSWORD, SITE_PASSWORD, SOURCE_PASSWORD, NODE_PASSWORD)
+SOURCE_PASSWORD, NODE_PASSWORD, TARGET_PASSWORD = "canary-luxor-5e5", "canary-node-aa8", "canary-hook-d17"
+CANARIES = (GROUP_PASSWORD, MACHINE_PASSWORD, SITE_PASSWORD, SOURCE_PASSWORD, NODE_PASSWORD, TARGET_PASSWORD)
 SECRETS = {
     "GROUP": GROUP_PASSWORD,
     "MACHINE": MACHINE_PASSWORD,
     "SOURCE": SOURCE_PASSWORD,
     "NODE": NODE_PASSWORD,
+    "TARGET": f"json://hook:{TARGET_PASSWORD}@127.0.0.1:9/",
 }
 
 
@@ -152,6 +156,7 @@ async def echo():
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
+@pytest.mark.timeout(300)  # some twenty processes, one after the other
 async def test_canary_secrets_are_in_no_database_log_process_list_or_output(start_site, secrets):
     site = await start_site(machines=12, speed=60.0)
     async with echo() as url:
@@ -165,41 +170,59 @@ password_env = "SOURCE"
 url = "{url}"
 username = "node"
 password_env = "NODE"
+[metrics]
+textfile = "{secrets / "hashcost.prom"}"
+[alerts.targets.hook]
+password_env = "TARGET"
 """
         sources += "".join(f"[market.sources.{name}]\nenabled = false\n" for name in KEYLESS)
         path, database, log = secrets / "c.toml", secrets / "h.db", secrets / "log"
         path.write_text(configured(site, secrets, more=sources))
         arguments = ["--config", path, "--database", database]
         await run_a_while([*arguments, "--socket", secrets / "s"], log, database)
-        outputs = []
-        for command in (
-            ["check", *arguments],
-            ["check", "--json", *arguments],
-            ["credentials", "check", "--json", "--config", path],
-            ["scan", "--json", "--config", path, *site.scan_targets],
-            ["status", "--json", "--database", database],
-            ["explain", site.machines[0].address, "--database", database],
-            [
-                "export",
-                "profitability",
-                "--from",
-                "2020-01-01",
-                "--to",
-                "2100-01-01",
-                "--by",
-                "day",
-                "--database",
-                database,
-            ],
-        ):
+        outputs = {}
+        for command in commands(path, database, site):
             done = await asyncio.to_thread(hashcost, *command, **SECRETS)
             assert "Traceback" not in done.stderr, done.stderr
-            outputs.append(done.stdout + done.stderr)
-    assert "luxor" in outputs[0]
-    assert not [traces(each) for each in outputs if traces(each)]
-    files = [each for each in secrets.iterdir() if each.is_file() and each.name != "site"]
-    assert {"h.db", "log"} <= {each.name for each in files}
+            outputs[" ".join(map(str, command))] = done.stdout + done.stderr
+    assert "luxor" in next(iter(outputs.values()))
+    outputs |= {f"screenshot {name}": picture async for name, picture in screenshots(database)}
+    assert not {name: traces(each) for name, each in outputs.items() if traces(each)}
+    files = [each for each in secrets.rglob("*") if each.is_file() and each.name != "site"]
+    assert {"h.db", "log", "hashcost.prom"} <= {each.name for each in files}
+    assert len([each for each in files if each.parent.name in {"exports", "backups"}]) > 5
     assert not {each.name: traces(each.read_bytes()) for each in files if traces(each.read_bytes())}
+
+
+def commands(path, database, site):
+    """Everything that prints or writes what it knows."""
+    of_all = ["--from", "2020-01-01", "--to", "2100-01-01", "--database", database]
+    return [
+        ["check", "--config", path, "--database", database],
+        ["check", "--json", "--config", path, "--database", database],
+        ["credentials", "check", "--json", "--config", path],
+        ["scan", "--json", "--config", path, *site.scan_targets],
+        ["alerts", "test", "--config", path],
+        ["status", "--json", "--database", database],
+        ["recommend", "--json", "--database", database],
+        ["explain", site.machines[0].address, "--database", database],
+        ["whatif", "--json", "--database", database],
+        ["export", "profitability", "--by", "day", *of_all],
+        *(["export", kind, *of_all] for kind in ("ledger", "energy", "orders", "events", "prices")),
+        ["export", "yesterday", "--directory", path.parent / "exports", "--database", database],
+        ["backup", "--directory", path.parent / "backups", "--database", database],
+    ]
+
+
+async def screenshots(database):
+    """What anybody may photograph: every screen of the terminal, as its own picture of itself."""
+    app = HashcostApp(Source(database))
+    async with app.run_test(size=(160, 48)) as pilot:
+        await eventually(lambda: app.state is not None, 30)
+        for number, screen in enumerate(SCREENS, start=1):
+            await pilot.press(str(number))
+            await pilot.pause(0.2)
+            yield screen, app.export_screenshot()
 
 
 async def run_a_while(arguments, log, database):
