@@ -34,7 +34,7 @@ class Fault(StrEnum):
     RESETS = "resets"
     """Takes the request, then resets the connection."""
     HALF_CLOSED = "half_closed"
-    """Sends a `share` of the answer, then nothing, and never closes."""
+    """Sends a `share` of the answer, then nothing, or a byte every `drip_s` of real time, and never closes."""
     SLOW_ANSWER = "slow_answer"
     """Answers every read after `seconds` of real time."""
     CUT_JSON = "cut_json"
@@ -46,7 +46,7 @@ class Fault(StrEnum):
     HTML = "html"
     """A web page instead of JSON."""
     GARBAGE = "garbage"
-    """Random bytes instead of JSON."""
+    """Random bytes instead of JSON, or JSON nested `depth` deep."""
     OVERSIZED = "oversized"
     """An answer of `size` bytes."""
     EMPTY_STATS = "empty_stats"
@@ -122,13 +122,13 @@ FACTS: Mapping[Fault, FaultFacts] = {
     Fault.NO_ANSWER: _facts(Concern.NETWORK, _ALL),
     Fault.HANGS: _facts(Concern.NETWORK, _ALL),
     Fault.RESETS: _facts(Concern.NETWORK, _ALL),
-    Fault.HALF_CLOSED: _facts(Concern.READING, _ALL, share=0.5),
+    Fault.HALF_CLOSED: _facts(Concern.READING, _ALL, share=0.5, drip_s=0.0),
     Fault.SLOW_ANSWER: _facts(Concern.READING, _ALL, seconds=21.0),
     Fault.CUT_JSON: _facts(Concern.READING, _ALL),
     Fault.NUL_BYTES: _facts(Concern.READING, _ALL),
     Fault.MISSING_COMMAS: _facts(Concern.READING, _ALL),
     Fault.HTML: _facts(Concern.READING, _ALL),
-    Fault.GARBAGE: _facts(Concern.READING, _ALL),
+    Fault.GARBAGE: _facts(Concern.READING, _ALL, depth=0),
     Fault.OVERSIZED: _facts(Concern.READING, _ALL, size=10_000_000),
     Fault.EMPTY_STATS: _facts(Concern.READING, _ALL),
     Fault.HASHRATE_X1000: _facts(Concern.READING, _ALL),

@@ -120,7 +120,10 @@ class Link(asyncio.Protocol):
             self._send_late(machine.number(Fault.SLOW_ANSWER, "seconds"), wire, close=close)
         elif not writes and machine.has(Fault.HALF_CLOSED):
             self._stop_idling()
-            self.send(wire[: int(len(wire) * machine.number(Fault.HALF_CLOSED, "share"))], close=False)
+            begun = int(len(wire) * machine.number(Fault.HALF_CLOSED, "share"))
+            self.send(wire[:begun], close=False)
+            if (drip_s := machine.number(Fault.HALF_CLOSED, "drip_s")) > 0:
+                self._drip(drip_s, wire[begun:])
         else:
             self.send(wire, close=close)
 
@@ -149,6 +152,14 @@ class Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._late.append(loop.call_later(seconds, lambda: self.send(wire, close=close)))
 
+    def _drip(self, seconds: float, wire: bytes) -> None:
+        def drop() -> None:
+            self.send(wire[:1], close=False)
+            self._drip(seconds, wire[1:])
+
+        if wire and self._transport is not None:
+            self._late[:] = [asyncio.get_running_loop().call_later(seconds, drop)]
+
     def _restart_idle_timer(self) -> None:
         self._stop_idling()
         self._idle_timer = asyncio.get_running_loop().call_later(IDLE_S, self._idle)
@@ -175,6 +186,8 @@ def spoil(machine: SimulatedMachine, body: bytes) -> bytes:
 
 
 def _garbage(machine: SimulatedMachine, body: bytes) -> bytes:
+    if depth := int(machine.number(Fault.GARBAGE, "depth")):
+        return b'{"STATUS":' + b"[" * depth + b"]" * depth + b"}"
     return random.Random(machine.seed).randbytes(max(64, len(body)))
 
 

@@ -72,6 +72,23 @@ async def outcome(driver: Driver) -> Reading | DriverError:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("fault", "parameters", "kind"),
+    [
+        (Fault.HALF_CLOSED, {"share": 0.0, "drip_s": 0.005}, "no_answer"),
+        (Fault.GARBAGE, {"depth": 50_000}, "malformed"),
+        (Fault.OVERSIZED, {"size": 100_000_000}, "oversized"),
+    ],
+    ids=["slow loris", "nested without end", "100 MB"],
+)
+async def test_what_is_made_to_hurt_is_a_failure_like_any_other(site, driver, fault, parameters, kind):
+    site.set_fault(driver.address.host, fault, **parameters)
+    failed = await outcome(driver)
+    assert isinstance(failed, DriverError)
+    assert failed.kind == kind
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fault", FAILS_AS)
 async def test_a_failure_has_its_name_and_leaves_nothing(
     site, driver, family, fault, leftovers, quick

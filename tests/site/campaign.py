@@ -303,6 +303,21 @@ async def hostile(stage: Stage, chance: random.Random) -> None:
     await _afflict(stage, chance, bad, share=0.4, seconds=8)
 
 
+async def made_to_hurt(stage: Stage, chance: random.Random) -> None:
+    """Some drip a byte at a time, some nest without end, two send 100 MB whenever they are asked."""
+    truths = await stage.truths()
+    for number, truth in enumerate(chance.sample(truths, int(0.4 * len(truths)))):
+        if number < 2:
+            await stage.control.set_fault(truth.address, Fault.OVERSIZED, size=100_000_000)
+        elif number % 2:
+            await stage.control.set_fault(truth.address, Fault.HALF_CLOSED, share=0.0, drip_s=0.02)
+        else:
+            await stage.control.set_fault(truth.address, Fault.GARBAGE, depth=50_000)
+    await asyncio.sleep(8)
+    await stage.control.clear_faults()
+    await stage.noticed("event=read_failed")
+
+
 async def no_prices(stage: Stage, _: random.Random) -> None:
     kept = stage.prices.with_suffix(".gone")
     stage.prices.rename(kept)
@@ -357,6 +372,7 @@ FAULTS: dict[str, Strike] = {
     "no file descriptors": no_files,
     "40 % of the site cut off": partition,
     "40 % of the site hostile": hostile,
+    "40 % drip, nest or send 100 MB": made_to_hurt,
     "all prices gone for 20 minutes": no_prices,
 }
 

@@ -150,6 +150,28 @@ async def test_half_closed_never_ends(broken: Callable) -> None:
     writer.close()
 
 
+async def test_an_answer_may_come_byte_by_byte(broken: Callable) -> None:
+    address = broken(V2, Fault.HALF_CLOSED, share=0.0, drip_s=0.01)
+    reader, writer = await asyncio.open_connection(address, 4028)
+    writer.write(b'{"command":"summary"}')
+    async with asyncio.timeout(10):
+        drops = [await reader.read(100_000) for _ in range(5)]
+        while len(b"".join(drops)) < 9:
+            drops.append(await reader.read(100_000))
+    assert b"".join(drops).startswith(b'{"STATUS"')
+    assert all(len(drop) < 9 for drop in drops)
+    writer.close()
+
+
+async def test_an_answer_may_be_nested_without_end(broken: Callable) -> None:
+    address = broken(V2, Fault.GARBAGE, depth=20_000)
+    reader, writer = await asyncio.open_connection(address, 4028)
+    writer.write(b'{"command":"summary"}')
+    answer = await asyncio.wait_for(reader.read(), 10)
+    assert answer.count(b"[") == answer.count(b"]") == 20_000
+    writer.close()
+
+
 async def test_slow_answer(broken: Callable, clients: Any) -> None:
     address = broken(V3, Fault.SLOW_ANSWER, seconds=0.2)
     begun = time.monotonic()
