@@ -93,7 +93,10 @@ def _expression(expression: str, limit: int, *, depth: int) -> Iterator[Address]
 
 
 def _file(expression: str, limit: int, depth: int) -> Iterator[Address]:
-    path = Path(expression[1:].strip()).expanduser()
+    try:
+        path = Path(expression[1:].strip()).expanduser()
+    except RuntimeError as error:
+        raise AddressError(expression, "a home directory that there is not") from error
     if depth >= _MAX_FILE_DEPTH:
         raise AddressError(expression, "files that name files that name files")
     for number, line in enumerate(_lines(expression, path), start=1):

@@ -107,6 +107,7 @@ def test_a_scan_of_the_design_s_example() -> None:
         ("10.0.0.1 10.0.0.2", "neither"),
         ("٣.0.0.1", "not"),
         ("-rf", "neither"),
+        ("@~nobody-of-that-name/machines", "a home directory that there is not"),
     ],
 )
 def test_errors_name_the_expression_and_what_is_accepted(expression: str, reason: str) -> None:
