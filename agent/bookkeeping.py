@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.books import CORRECTED, in_force, total
+from agent.archive import MS_PER_DAY, TABLES, Archive, ArchiveError, write_day
+from agent.books import CORRECTED, ROLLED_UNTIL, STEP_MS, BookedHour, in_force, stored_rows, total
 from agent.corrections import Corrections
+from agent.database import ARCHIVE
 from agent.ledger import MS_PER_HOUR, Sums, add_up
 from agent.reader import Reader
 from agent.rows import Event, Settled, from_ms, to_ms
@@ -22,9 +25,11 @@ log = logging.getLogger("hashcost")
 LOOK_BACK = timedelta(hours=48)
 """What is published of times that are longer ago is not looked at again."""
 HOURS_AT_A_TIME = 24
-"""Booked hours that are appraised again before the next hour is booked."""
+"""Booked hours that are appraised again before the next hour is booked, or rolled up before something is dropped."""
 PRUNE_ROWS = 2_000
-"""Readings that are dropped in one transaction: tens of milliseconds."""
+"""Readings that are dropped, or steps that are written, in one transaction: tens of milliseconds."""
+SHRINK_PAGES = 2_000
+"""Pages that are given back to the disk at a time: 8 MB."""
 PRUNE_STEPS = 50
 """Transactions in a row; with what is left it goes on at the next look."""
 SAME_USD_PER_KWH = 1e-9
@@ -57,6 +62,8 @@ class Bookkeeper:
         settled: Callable[[datetime], tuple[Sequence[IntervalPrice], str]] = lambda _: ((), ""),
         wait: timedelta = timedelta(),
         keep: timedelta | None = None,
+        keep_steps: timedelta | None = None,
+        archive: Path | None = None,
         corrections: Corrections | None = None,
     ) -> None:
         self._database = database
@@ -66,6 +73,9 @@ class Bookkeeper:
         self._settled = settled
         self._wait = wait
         self._keep = keep
+        self._keep_steps = keep_steps
+        self._archive = None if archive is None else archive.absolute()
+        self._archive_problem: str | None = None
         self._corrections = corrections
 
     async def catch_up(self) -> None:
@@ -83,14 +93,58 @@ class Bookkeeper:
         return True
 
     async def prune(self) -> int:
-        """Drop readings that are booked and older than they are kept for, a few at a time so that a round never waits
-        long for it; how many they were."""
+        """Roll up readings that are booked and older than they are kept for, and drop them, a few at a time so that a
+        round never waits long for it; how many were dropped."""
         if self._keep is None:
             return 0
-        before_ms = await asyncio.to_thread(prunable, self._database, self._keep)
+        for hour_ms in await asyncio.to_thread(prunable, self._database, self._keep):
+            await self._roll_up(hour_ms)
+        before_ms = await asyncio.to_thread(droppable, self._database)
+        dropped = await self._in_bites(self._store.prune_readings, before_ms)
+        if self._keep_steps is not None:
+            await self._put_away(self._keep_steps)
+        await self._write(self._store.shrink, SHRINK_PAGES)
+        return dropped
+
+    async def _roll_up(self, hour_ms: int) -> None:
+        """Write an hour's steps; after a crash in between they are written once more."""
+        with Reader(self._database) as reader:
+            bites = step_rows(reader, hour_ms)
+            while (bite := await asyncio.to_thread(next, bites, None)) is not None:
+                await self._write(self._store.roll_up, bite)
+        await self._write(self._store.save_setting, ROLLED_UNTIL, str(hour_ms + MS_PER_HOUR))
+
+    async def _put_away(self, keep: timedelta) -> None:
+        """Move days that are older than steps are kept for into the archive; where there is none, drop their steps."""
+        if self._archive is None:
+            before_ms = await asyncio.to_thread(old_until, self._database, keep)
+            await self._in_bites(partial(self._store.prune_rows, "steps"), before_ms)
+            return
+        try:
+            archive = await asyncio.to_thread(archive_one_day, self._database, self._archive, keep)
+        except ArchiveError as error:
+            await self._tell_once(str(error))
+            return
+        self._archive_problem = None
+        if archive is None:
+            return
+        await self._write(self._store.save_setting, ARCHIVE, archive.as_text())
+        for table in TABLES:
+            await self._in_bites(partial(self._store.prune_rows, table), archive.until_ms)
+
+    async def _tell_once(self, problem: str) -> None:
+        """Nothing is dropped that could not be put away: the database grows until somebody sees to it."""
+        if problem != self._archive_problem:
+            log.error("event=archive_failed detail=%r", problem)
+            event = Event(at=self._clock(), kind="archive_failed", detail=problem)
+            await self._write(self._store.save_events, [event])
+        self._archive_problem = problem
+
+    async def _in_bites(self, prune: Callable[[int, int], int], before_ms: int) -> int:
+        """Drop what is before then; with what is left it goes on at the next look."""
         dropped = 0
         for _ in range(PRUNE_STEPS):
-            count = await self._write(self._store.prune_readings, before_ms, PRUNE_ROWS)
+            count = await self._write(prune, before_ms, PRUNE_ROWS)
             dropped += count
             if count < PRUNE_ROWS:
                 break
@@ -173,37 +227,95 @@ def next_page(database: Path, wait: timedelta) -> Page | None:
         return Page(hours=(), until_ms=max(until_ms, since_ms + MS_PER_HOUR))
 
 
-def prunable(database: Path, keep: timedelta) -> int:
-    """Readings that began before this are booked with all that follows from them, and older than they are kept for."""
+def prunable(database: Path, keep: timedelta) -> list[int]:
+    """The first hours that are booked and not rolled up, and whose readings are older than they are kept for; some of
+    them at a time."""
     with Reader(database) as reader:
-        last_round, booked_ms = reader.last_round_at(), reader.booked_until_ms()
-    if last_round is None or booked_ms is None:
+        last_round, booked_ms, span = reader.last_round_at(), reader.booked_until_ms(), reader.readings_span()
+        if last_round is None or booked_ms is None or span is None:
+            return []
+        since_ms = max(reader.rolled_until_ms() or 0, _hour_of(to_ms(span[0])))
+        until_ms = _hour_of(min(to_ms(last_round - keep), booked_ms - MS_PER_HOUR))
+    return list(range(since_ms, until_ms, MS_PER_HOUR))[:HOURS_AT_A_TIME]
+
+
+def droppable(database: Path) -> int:
+    """Readings that began before this are rolled up, and reach into no hour that is not."""
+    with Reader(database) as reader:
+        return reader.reaching_ms(reader.rolled_until_ms() or 0)
+
+
+def old_until(database: Path, keep: timedelta) -> int:
+    """Days of UTC before this are rolled up and older than steps are kept for."""
+    with Reader(database) as reader:
+        last_round, rolled_ms = reader.last_round_at(), reader.rolled_until_ms()
+    if last_round is None or rolled_ms is None:
         return 0
-    # the last reading before an hour may reach into it
-    return min(to_ms(last_round - keep), booked_ms - MS_PER_HOUR)
+    return min(to_ms(last_round - keep), rolled_ms) // MS_PER_DAY * MS_PER_DAY
+
+
+def archive_one_day(database: Path, directory: Path, keep: timedelta) -> Archive | None:
+    """Write the files of the next day that is old enough, if there is one, and say what the archive holds then."""
+    until_ms = old_until(database, keep)
+    with Reader(database) as reader:
+        known, first = reader.archive(), reader.first_known_at()
+        if first is None:
+            return None
+        day_ms = to_ms(first) // MS_PER_DAY * MS_PER_DAY if known is None else known.until_ms
+        if day_ms >= until_ms:
+            return None if known is None else replace(known, directory=str(directory))
+        for table in TABLES:
+            write_day(directory, table, day_ms, reader.stored_rows(table, day_ms, day_ms + MS_PER_DAY))
+    from_ms = day_ms if known is None else known.from_ms
+    return Archive(directory=str(directory), from_ms=from_ms, until_ms=day_ms + MS_PER_DAY)
+
+
+def step_rows(reader: Reader, hour_ms: int) -> Iterator[Sequence[BookedHour]]:
+    """The steps of an hour, so many rows at a time as are written at once."""
+    bite: list[BookedHour] = []
+    for machine_id, add in _reckoning(reader, hour_ms):
+        steps = (add(since, since + STEP_MS) for since in range(hour_ms, hour_ms + MS_PER_HOUR, STEP_MS))
+        bite += stored_rows([(machine_id, sums) for sums in steps if _says_something(sums)])
+        if len(bite) >= PRUNE_ROWS:
+            yield bite
+            bite = []
+    yield bite
 
 
 def reckon(reader: Reader, hour_ms: int, told: Sequence[Settled] = ()) -> list[tuple[MachineId, Sums]]:
     """The sums of every machine of which something is known in an hour, by the prices that are kept and those that are
     `told` now."""
+    sums = (
+        (machine_id, add(hour_ms, hour_ms + MS_PER_HOUR))
+        for machine_id, add in _reckoning(reader, hour_ms, told)
+    )
+    return [(machine_id, each) for machine_id, each in sums if _says_something(each)]
+
+
+def _says_something(sums: Sums) -> bool:
+    return sums.known_h > 0 or bool(sums.switching_cost_usd) or bool(sums.curtailments)
+
+
+def _reckoning(
+    reader: Reader, hour_ms: int, told: Sequence[Settled] = ()
+) -> Iterator[tuple[MachineId, Callable[[int, int], Sums]]]:
+    """For every machine with readings in an hour what adds up any part of it."""
     end_ms = hour_ms + MS_PER_HOUR
     sleep_power_w = {machine.machine_id: machine.sleep_power_w for machine in reader.machines()}
     now = [each for each in told if each.start_ms < end_ms and each.end_ms > hour_ms]
     settled = in_force(now, reader.settlements(hour_ms, end_ms))
     switches = reader.switches(hour_ms, end_ms)
-    found = []
     for machine_id, readings in reader.readings(from_ms(hour_ms), from_ms(end_ms)):
-        sums = add_up(
-            readings,
-            hour_ms,
-            end_ms,
-            sleep_power_w=sleep_power_w[machine_id],
-            settled=settled,
-            switches=switches.get(machine_id, ()),
+        yield (
+            machine_id,
+            partial(
+                add_up,
+                readings,
+                sleep_power_w=sleep_power_w[machine_id],
+                settled=settled,
+                switches=switches.get(machine_id, ()),
+            ),
         )
-        if sums.known_h > 0 or sums.switching_cost_usd or sums.curtailments:
-            found.append((machine_id, sums))
-    return found
 
 
 def unknown_prices(database: Path, told: Sequence[Settled]) -> list[Settled]:

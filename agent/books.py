@@ -1,10 +1,13 @@
-"""The ledger as it is stored: booked hours, and the power prices that they were booked by. Rows in, rows out.
+"""The ledger as it is stored: booked hours, steps of five minutes, and the power prices that they were booked by.
+Rows in, rows out.
 
 An hour is booked once it is over. Hours before `BOOKED_UNTIL` are; a machine that has no row in one was unknown in it.
+Readings are rolled up into steps before they are dropped: those of hours before `ROLLED_UNTIL` are.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial, reduce
 from itertools import groupby
 from operator import add, itemgetter
 from typing import Any
@@ -12,19 +15,25 @@ from typing import Any
 from sqlite_utils import Database
 
 from agent.curtailment import CurtailmentPolicy
-from agent.ledger import ADDITIVE, BEST_FIRST, Sums
+from agent.ledger import ADDITIVE, BEST_FIRST, EXTREMES, Sums, further
 from agent.rows import Settled, Switch
 from drivers.reading import MachineId, PowerSource
 
 BOOKED_UNTIL = "booked_until_ms"
 """Setting that holds the end of the last hour that is booked."""
+ROLLED_UNTIL = "rolled_until_ms"
+"""Setting that holds the end of the last hour of which there are steps."""
+STEP_MS = 300_000
 CORRECTED = "corrections"
 """Source of power prices that somebody corrected by hand."""
 COLUMNS = ("machine_id", "hour_ms", *ADDITIVE, "power_source")
+"""What a fleet is told of an hour."""
+HOUR_COLUMNS = (*COLUMNS, *EXTREMES)
+STEP_COLUMNS = ("machine_id", "step_ms", *HOUR_COLUMNS[2:])
 BookedHour = tuple[Any, ...]
-"""A row of the ledger, in the order of `COLUMNS`."""
-_NUMBERS = slice(2, -1)
-_SELECT = f"select {', '.join(COLUMNS)} from ledger"  # noqa: S608 - names of ours
+"""A row of the ledger, in the order of `HOUR_COLUMNS`, or of a step, in that of `STEP_COLUMNS`."""
+_NUMBERS = slice(2, 2 + len(ADDITIVE))
+_SOURCE = _NUMBERS.stop
 
 
 def booked_until(db: Database) -> int | None:
@@ -42,20 +51,28 @@ def book(db: Database, hours: Sequence[tuple[MachineId, Sums]], until_ms: int) -
 
 def rebook(db: Database, hours: Sequence[tuple[MachineId, Sums]]) -> None:
     """Replace booked hours, counting that they were appraised once more. Inside a transaction of the caller's."""
-    updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS[2:])
+    updates = ", ".join(f"{name} = excluded.{name}" for name in HOUR_COLUMNS[2:])
     _write(db, hours, on_conflict=f"update set {updates}, appraisals = appraisals + 1")
 
 
 def _write(db: Database, hours: Sequence[tuple[MachineId, Sums]], *, on_conflict: str) -> None:
     db.conn.executemany(
-        f"insert into ledger ({', '.join(COLUMNS)}) values ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+        f"insert into ledger ({', '.join(HOUR_COLUMNS)}) values ({', '.join('?' * len(HOUR_COLUMNS))}) "  # noqa: S608
         f"on conflict (machine_id, hour_ms) do {on_conflict}",
-        rows(hours),
+        stored_rows(hours),
     )
 
 
-def rows(hours: Sequence[tuple[MachineId, Sums]]) -> list[BookedHour]:
-    """Hours as rows of the ledger."""
+def stored_rows(hours: Sequence[tuple[MachineId, Sums]]) -> list[BookedHour]:
+    """Hours or steps as rows."""
+    return [
+        (*row, *(getattr(sums, name) for name in EXTREMES))
+        for row, (_, sums) in zip(rows(hours), hours, strict=True)
+    ]
+
+
+def rows(hours: Sequence[tuple[MachineId, Sums]]) -> list[tuple[Any, ...]]:
+    """Hours as a fleet is told of them."""
     return [
         (
             machine_id,
@@ -67,13 +84,29 @@ def rows(hours: Sequence[tuple[MachineId, Sums]]) -> list[BookedHour]:
     ]
 
 
-def booked(db: Database, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
-    """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
-    rows = db.conn.execute(
-        f"{_SELECT} where hour_ms >= ? and hour_ms < ? order by machine_id, hour_ms", [start_ms, end_ms]
+def stored(db: Database, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+    """The rows of `ledger` or `steps` that begin in [start_ms, end_ms), by machine, oldest first."""
+    columns = HOUR_COLUMNS if table == "ledger" else STEP_COLUMNS
+    query = (
+        f"select {', '.join(columns)} from {table} where {columns[1]} >= ? and {columns[1]} < ? "  # noqa: S608 - ours
+        f"order by machine_id, {columns[1]}"
     )
+    return iter(db.conn.execute(query, [start_ms, end_ms]))
+
+
+def by_machine(rows: Iterable[BookedHour]) -> Iterator[tuple[MachineId, list[BookedHour]]]:
+    """Rows in order of machine id, machine by machine."""
     for machine_id, group in groupby(rows, key=itemgetter(0)):
         yield MachineId(machine_id), list(group)
+
+
+def roll_up(db: Database, rows: Sequence[BookedHour]) -> None:
+    """Write steps. Inside a transaction of the caller's. Those of an hour that are written again are replaced."""
+    db.conn.executemany(
+        f"insert or replace into steps ({', '.join(STEP_COLUMNS)}) "  # noqa: S608 - names of ours
+        f"values ({', '.join('?' * len(STEP_COLUMNS))})",
+        rows,
+    )
 
 
 def curtailment_worth(db: Database, start_ms: int) -> tuple[float, float]:
@@ -93,8 +126,10 @@ def total(hours: Sequence[BookedHour], start_ms: int, end_ms: int) -> Sums:
             values = list(map(add, values, hour[_NUMBERS]))
         for name, value in zip(ADDITIVE, values, strict=True):
             setattr(sums, name, value)
-        sources = [PowerSource(source) for source in {hour[-1] for hour in hours} if source is not None]
+        sources = [PowerSource(source) for source in {hour[_SOURCE] for hour in hours} if source is not None]
         sums.power_source = max(sources, key=BEST_FIRST.index, default=None)
+        for place, name in enumerate(EXTREMES, start=_SOURCE + 1):
+            setattr(sums, name, reduce(partial(further, name), (hour[place] for hour in hours)))
     sums.close()
     return sums
 

@@ -22,6 +22,8 @@ PRICES = "prices"
 """Setting that holds how prices and their sources are doing."""
 TAKEN = "outbox_taken"
 """Setting that holds the place of the last message that the fleet took."""
+ARCHIVE = "archive"
+"""Setting that says where old days are and which (`agent.archive`)."""
 HELD, MODE = "held", "mode"
 """Settings: whether a person holds the site, and the mode that the agent last ran in."""
 CHANGE = "change"
@@ -66,6 +68,9 @@ def copy_database(source: Path, target: Path) -> None:
     """Write one consistent state of a database to a new file, packed and synced; writers go on. Raises `StoreError`."""
     try:
         with closing(connect_read_only(source)) as connection:
+            connection.execute(
+                "pragma auto_vacuum = incremental"
+            )  # the copy can shrink, even of a file that cannot
             connection.execute("vacuum into ?", (str(target),))
         with target.open("rb") as file:
             os.fsync(file.fileno())

@@ -10,6 +10,7 @@
     |   |-- obligations.ScheduleError  a schedule of calls of the grid
     |   |-- backup.BackupError       a copy of the database, or its place
     |   |-- installation.InstallationError   a service that could not run
+    |   |-- archive.ArchiveError     old days that cannot be read or written
     |   |-- export.ExportError       a range or an output file
     |   |-- lots.InventoryError      a list of machines
     |   |-- backtest.series.HistoryError   a history of prices

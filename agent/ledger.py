@@ -62,6 +62,13 @@ class Sums:
     switching_cost_usd: float = 0.0
     curtailments: int = 0
     power_source: PowerSource | None = None
+    least_hashrate_ths: float | None = None
+    most_hashrate_ths: float | None = None
+    least_power_w: float | None = None
+    most_power_w: float | None = None
+    least_chip_temp_c: float | None = None
+    most_chip_temp_c: float | None = None
+    """Of the readings that the known time stands on."""
 
     @property
     def known_h(self) -> float:
@@ -74,6 +81,8 @@ class Sums:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         if other.power_source is not None:
             self.power_source = _worse(self.power_source, other.power_source)
+        for name in EXTREMES:
+            setattr(self, name, further(name, getattr(self, name), getattr(other, name)))
         self.close()
 
     def close(self) -> None:
@@ -81,12 +90,20 @@ class Sums:
         self.unknown_h = max(0.0, (self.end_ms - self.start_ms) / MS_PER_HOUR - self.known_h)
 
 
+EXTREMES = tuple(field.name for field in fields(Sums) if field.name.startswith(("least_", "most_")))
 ADDITIVE = tuple(
     field.name
     for field in fields(Sums)
-    if field.name not in {"start_ms", "end_ms", "unknown_h", "power_source"}
+    if field.name not in {"start_ms", "end_ms", "unknown_h", "power_source", *EXTREMES}
 )
 """What adds up over parts of a period, but for the unknown time, which is what is left over."""
+
+
+def further(name: str, one: float | None, other: float | None) -> float | None:
+    """Of two values of one of the `EXTREMES` the one further out; None is not known."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other) if name.startswith("least_") else max(one, other)
 
 
 def add_up(
@@ -179,12 +196,28 @@ def _add(sums: Sums, reading: ReadingRow, hours: float, sleep_power_w: float) ->
     sums.avoidable_kwh += avoidable_kwh
     sums.hash_phd += phd
     sums.power_source = _worse(sums.power_source, power_source)
+    _widen(sums, hashrate_ths, power_w, reading.chip_temp_c)
     if reading.hashprice_usd_per_ph_day is not None and reading.price_usd_per_kwh is not None:
         sums.priced_h += hours
         sums.hashprice_h += reading.hashprice_usd_per_ph_day * hours
         sums.price_h_usd_per_kwh += reading.price_usd_per_kwh * hours
         _add_revenue(sums, reading, reading.hashprice_usd_per_ph_day, phd)
         _add_cost(sums, reading, reading.price_usd_per_kwh, kwh, avoidable_kwh)
+
+
+def _widen(sums: Sums, hashrate_ths: float, power_w: float, chip_temp_c: float | None) -> None:
+    """Take one reading's values into the extremes. Spelled out: it is done for every reading of a site."""
+    if sums.most_power_w is None or power_w > sums.most_power_w:
+        sums.most_power_w = power_w
+    if sums.least_power_w is None or power_w < sums.least_power_w:
+        sums.least_power_w = power_w
+    if sums.most_hashrate_ths is None or hashrate_ths > sums.most_hashrate_ths:
+        sums.most_hashrate_ths = hashrate_ths
+    if sums.least_hashrate_ths is None or hashrate_ths < sums.least_hashrate_ths:
+        sums.least_hashrate_ths = hashrate_ths
+    if chip_temp_c is not None:
+        sums.most_chip_temp_c = further("most_", sums.most_chip_temp_c, chip_temp_c)
+        sums.least_chip_temp_c = further("least_", sums.least_chip_temp_c, chip_temp_c)
 
 
 def _add_by_source(sums: Sums, source: PowerSource, kwh: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.accounts import Books, accounts
 from agent.export import CSV, Cell, Period, deliver, export_range, iso, split
-from agent.ledger import Sums
+from agent.ledger import EXTREMES, Sums
 from agent.reader import Reader
 from agent.rows import MachineRow, to_ms
 
@@ -16,6 +16,7 @@ COLUMNS = (
     "energy_kwh", "metered_kwh", "reported_kwh", "estimated_kwh", "hash_ths_hours",
     "priced_hours", "revenue_usd", "energy_cost_usd", "margin_usd",
     "avoided_loss_usd", "forgone_profit_usd", "switching_cost_usd", "curtailments",
+    "least_hashrate_ths", "most_hashrate_ths", "least_power_w", "most_power_w", "least_chip_temp_c", "most_chip_temp_c",
 )  # fmt: skip
 
 
@@ -96,4 +97,5 @@ def _row(sums: Sums, machine: MachineRow | None, machines: int, unknown_h: float
         "forgone_profit_usd": sums.forgone_profit_usd,
         "switching_cost_usd": sums.switching_cost_usd,
         "curtailments": sums.curtailments,
+        **{name: None if machine is None else getattr(sums, name) for name in EXTREMES},
     }

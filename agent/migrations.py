@@ -315,3 +315,45 @@ def m007_ledger(db: Database) -> None:
         not_null={"end_ms", "price_usd_per_kwh", "source", "told_ms"},
         strict=True,
     )
+
+
+@migrations()
+def m008_retention(db: Database) -> None:
+    """Steps of five minutes, which outlive the readings that they were rolled up from, and extremes beside sums."""
+    extremes = ("least_hashrate_ths", "most_hashrate_ths", "least_power_w", "most_power_w", "least_chip_temp_c",
+                "most_chip_temp_c")  # fmt: skip
+    for column in extremes:
+        db.execute(f"alter table ledger add column {column} real")
+    db.execute(
+        f"""
+        create table steps (
+            step_ms integer not null,
+            machine_id text not null references machines (machine_id),
+            mining_h real not null,
+            asleep_h real not null,
+            low_power_h real not null,
+            metered_kwh real not null,
+            reported_kwh real not null,
+            estimated_kwh real not null,
+            energy_kwh real not null,
+            avoidable_kwh real not null,
+            hash_phd real not null,
+            revenue_usd real not null,
+            energy_cost_usd real not null,
+            priced_phd real not null,
+            paid_phd real not null,
+            avoidable_priced_kwh real not null,
+            avoidable_cost_usd real not null,
+            price_h_usd_per_kwh real not null,
+            hashprice_h real not null,
+            priced_h real not null,
+            avoided_loss_usd real not null,
+            forgone_profit_usd real not null,
+            switching_cost_usd real not null,
+            curtailments integer not null,
+            power_source text,
+            {", ".join(f"{column} real" for column in extremes)},
+            primary key (step_ms, machine_id)
+        ) strict, without rowid
+        """
+    )

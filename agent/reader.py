@@ -3,6 +3,7 @@
 Times are integer milliseconds since 1970 UTC; None is NULL.
 """
 
+import heapq
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +20,11 @@ from sqlite_utils import Database
 
 from agent import books, economics
 from agent.appraisal import Terms
+from agent.archive import Archive
 from agent.baseline import Baseline
 from agent.books import BookedHour
 from agent.database import (
+    ARCHIVE,
     CHANGE,
     HELD,
     MODE,
@@ -269,6 +273,8 @@ class Reader:
             for row in self._db.conn.execute(query)
             if row[0] is not None
         ]
+        if (archive := self.archive()) is not None:
+            firsts.append(archive.from_ms)
         return from_ms(min(firsts)) if firsts else None
 
     def machines(self) -> list[MachineRow]:
@@ -288,7 +294,39 @@ class Reader:
 
     def booked(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
         """The booked hours that begin in [start_ms, end_ms), machine by machine in order of id, oldest first."""
-        return books.booked(self._db, start_ms, end_ms)
+        return books.by_machine(self._with_archive("ledger", start_ms, end_ms))
+
+    def rolled_until_ms(self) -> int | None:
+        """Of hours before this there are steps, and no readings any more; None if there are none."""
+        found = self._setting(books.ROLLED_UNTIL)
+        return None if found is None else int(found)
+
+    def steps(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
+        """The steps of five minutes that begin in [start_ms, end_ms), machine by machine as above."""
+        return books.by_machine(self._with_archive("steps", start_ms, end_ms))
+
+    def stored_rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+        """Rows of `steps` or `ledger` as the database itself has them, by machine, oldest first."""
+        return books.stored(self._db, table, start_ms, end_ms)
+
+    def archive(self) -> Archive | None:
+        """Where the days are that the database keeps no more; None if there are none."""
+        found = self._setting(ARCHIVE)
+        return None if found is None else Archive.of_text(found)
+
+    def _with_archive(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+        archive = self.archive()
+        if archive is None or start_ms >= archive.until_ms:
+            return books.stored(self._db, table, start_ms, end_ms)
+        here = books.stored(self._db, table, archive.until_ms, end_ms)
+        return heapq.merge(archive.rows(table, start_ms, end_ms), here, key=itemgetter(0, 1))
+
+    def reaching_ms(self, at_ms: int) -> int:
+        """When the first reading began that reaches over this moment; the moment itself if none does."""
+        row = self._db.conn.execute(
+            "select min(began_ms) from readings where began_ms < ?1 and began_ms + valid_ms > ?1", [at_ms]
+        ).fetchone()
+        return at_ms if row[0] is None else int(row[0])
 
     def curtailment_worth(self, start_ms: int) -> tuple[float, float]:
         """Avoided loss and forgone profit of the hours that are booked from then on, USD."""

@@ -66,6 +66,7 @@ class ReadingRow:
     running_power_w: float | None = None
     """What a machine that sleeps on our order does while it runs, as it was appraised."""
     credit_usd_per_kwh: float = 0.0
+    chip_temp_c: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -465,7 +465,8 @@ class Agent:
     async def book_forever(self) -> None:
         """Book the ledger, hour by hour, until cancelled."""
         published = isinstance(self._power, LiveTariff)
-        corrections = self.config.history.corrections_file
+        history = self.config.history
+        corrections, archive = history.corrections_file, history.archive_directory
         books = Bookkeeper(
             self._database,
             self._store,
@@ -473,7 +474,9 @@ class Agent:
             clock=self._clock.now,
             settled=self._final_prices,
             wait=PRICES_LATE if published else timedelta(),
-            keep=self.config.history.keep_readings(),
+            keep=history.keep_readings(),
+            keep_steps=history.keep_steps(),
+            archive=None if archive is None else Path(archive),
             corrections=None if corrections is None else Corrections(Path(corrections)),
         )
         while True:

@@ -65,6 +65,8 @@ from agent.terms import TermsBook
 from agent.view import Picture
 from drivers.reading import MachineId
 
+FREE_SHARE = 10
+"""A file of which one page in so many is free may give some back."""
 __all__ = [
     "PRICES",
     "Reader",
@@ -96,6 +98,9 @@ class Store:
                 refuse_newer(self._db, path)
                 self._lock = only_writer(path)
             with closed_on_failure(connection, self._lock):
+                connection.execute(
+                    "PRAGMA auto_vacuum=INCREMENTAL"
+                )  # of a new file; an older one stays as it is
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA foreign_keys=ON")
@@ -282,6 +287,35 @@ class Store:
         with self._db.atomic():
             cursor = self._db.conn.execute(_PRUNE_READINGS, (before_ms, most))
             return int(cursor.rowcount)
+
+    def roll_up(self, steps: Sequence[books.BookedHour]) -> None:
+        """Write steps of five minutes."""
+        with self._db.atomic():
+            books.roll_up(self._db, steps)
+
+    def prune_rows(self, table: str, before_ms: int, most: int) -> int:
+        """Drop the oldest rows of `steps` or `ledger` that begin before then, at most so many; how many they were."""
+        column = "hour_ms" if table == "ledger" else "step_ms"
+        with self._db.atomic():
+            cursor = self._db.conn.execute(
+                f"delete from {table} where (machine_id, {column}) in "  # noqa: S608 - names of ours
+                f"(select machine_id, {column} from {table} where {column} < ? order by {column} limit ?)",
+                (before_ms, most),
+            )
+            return int(cursor.rowcount)
+
+    def shrink(self, most_pages: int) -> int:
+        """Give free pages at the end of the file back to the disk, at most so many, once a tenth of it is free: what is
+        free is written to again first. How many they were; none in a file that was made before this was possible."""
+        free, pages = (self._pragma(name) for name in ("freelist_count", "page_count"))
+        if free * FREE_SHARE <= pages:
+            return 0
+        # a row for each page, but without columns, of which only a script fetches more than one
+        self._db.conn.executescript(f"PRAGMA incremental_vacuum({most_pages})")
+        return pages - self._pragma("page_count")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.conn.execute(f"PRAGMA {name}").fetchone()[0])
 
     def save_setting(self, name: str, value: str) -> None:
         """Remember something across restarts."""

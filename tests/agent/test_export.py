@@ -75,6 +75,12 @@ class FakeReader:
         del start_ms, end_ms
         return iter(())
 
+    def rolled_until_ms(self) -> None:
+        return None
+
+    def steps(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
+        return self.booked(start_ms, end_ms)
+
     def settlements(self, start_ms: int, end_ms: int) -> list[Settled]:
         del start_ms, end_ms
         return []

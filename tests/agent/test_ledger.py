@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ledger import MS_PER_HOUR, Sums, add_up
+from agent.ledger import EXTREMES, MS_PER_HOUR, Sums, add_up
 from drivers.reading import PowerSource, RunState
 from tests.agent.builders import row
 
@@ -16,7 +16,7 @@ SLEEP_W = 40.0
 ADDITIVE = [
     name
     for name, field in Sums.__dataclass_fields__.items()
-    if name not in {"start_ms", "end_ms", "power_source"}
+    if name not in {"start_ms", "end_ms", "power_source", *EXTREMES}
 ]
 """Every sum: whatever is added to `Sums` must add up too."""
 
@@ -284,6 +284,28 @@ def test_parts_of_a_range_add_up_to_the_whole(readings, cuts):
     for name in ADDITIVE:
         total = math.fsum(getattr(part, name) for part in parts)
         assert total == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-9), name
+
+
+@given(rows(), st.sets(st.integers(1, END - 1), max_size=8))
+def test_the_extremes_of_parts_are_those_of_the_whole_and_hold_its_mean(readings, cuts):
+    whole, parts = summed(readings, 0, END * STEP), Sums(start_ms=0, end_ms=END * STEP)
+    for since, until in pairwise([0, *sorted(cuts), END]):
+        parts.add(summed(readings, since * STEP, until * STEP))
+    assert {name: getattr(parts, name) for name in EXTREMES} == {n: getattr(whole, n) for n in EXTREMES}
+    if whole.known_h:
+        mean_w = whole.energy_kwh * 1000 / whole.known_h
+        assert whole.least_power_w - 1e-6 <= mean_w <= whole.most_power_w + 1e-6
+
+
+def test_extremes_are_of_what_counts():
+    readings = [
+        row(0, HOUR, power_w=3000.0, hashrate_ths=90.0, chip_temp_c=70.0),
+        row(HOUR // 4, HOUR, power_w=3400.0, hashrate_ths=110.0, chip_temp_c=None),
+        row(HOUR // 2, HOUR, power_w=90_000.0, implausible="power 90000 W"),
+        row(HOUR * 3 // 4, HOUR, power_w=30.0, hashrate_ths=5.0, run_state=RunState.ASLEEP, chip_temp_c=40.0),
+    ]
+    sums = summed(readings)
+    assert [getattr(sums, name) for name in EXTREMES] == [0.0, 110.0, 30.0, 3400.0, 40.0, 70.0]
 
 
 @given(rows(), st.integers(0, END // 2), st.integers(END // 2 + 1, END))

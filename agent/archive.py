@@ -1,0 +1,135 @@
+"""Old days as Parquet files, one for each day of UTC and kind: what the database keeps no more. Needs pyarrow.
+
+ArchiveError         a file that is missing or cannot be used, or pyarrow is not installed
+"""
+
+import heapq
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Self
+
+from agent.books import HOUR_COLUMNS, STEP_COLUMNS, BookedHour
+from agent.errors import UsageError
+from agent.rows import from_ms
+
+MISSING = "needs pyarrow, which is not installed: pip install 'hashcost[parquet]'"
+MS_PER_DAY = 86_400_000
+TABLES = {"steps": STEP_COLUMNS, "ledger": HOUR_COLUMNS}
+"""What is archived, with its columns."""
+_WHOLE = {"step_ms", "hour_ms", "curtailments"}
+_TEXTS = {"machine_id", "power_source"}
+_ROWS = 20_000
+"""Read and written at a time: a day of ten thousand machines does not fit into the memory of an agent."""
+
+
+class ArchiveError(UsageError):
+    """The archive cannot be read or written."""
+
+
+def is_possible() -> bool:
+    """Whether pyarrow is installed."""
+    return find_spec("pyarrow") is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """Where old days are, and which: every day of [from_ms, until_ms) has its files, and what the database has of it
+    too does not count."""
+
+    directory: str
+    from_ms: int
+    until_ms: int
+
+    @classmethod
+    def of_text(cls, text: str) -> Self:
+        """As it was stored."""
+        return cls(**json.loads(text))
+
+    def as_text(self) -> str:
+        """As it is stored."""
+        return json.dumps(asdict(self))
+
+    def rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+        """The archived rows that begin in [start_ms, end_ms), by machine, oldest first. Raises `ArchiveError`."""
+        first = max(start_ms, self.from_ms) // MS_PER_DAY * MS_PER_DAY
+        files = [
+            day_file(Path(self.directory), table, day_ms)
+            for day_ms in range(first, min(end_ms, self.until_ms), MS_PER_DAY)
+        ]
+        if missing := [file for file in files if not file.is_file()]:
+            raise ArchiveError(f"{missing[0]}: is missing from the archive of old days; put it back")
+        return heapq.merge(*(_read(file, table, start_ms, end_ms) for file in files), key=itemgetter(0, 1))
+
+
+def day_file(directory: Path, table: str, day_ms: int) -> Path:
+    """Where a day is kept."""
+    return directory / f"{table}-{from_ms(day_ms):%Y-%m-%d}.parquet"
+
+
+def write_day(directory: Path, table: str, day_ms: int, rows: Iterable[BookedHour]) -> None:
+    """Write the rows of a day, whole or not at all. Raises `ArchiveError`."""
+    target = day_file(directory, table, day_ms)
+    new = target.with_suffix(".new")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as file:
+            _write(file, TABLES[table], rows)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise ArchiveError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _write(file: Any, columns: Sequence[str], rows: Iterable[BookedHour]) -> None:
+    pyarrow, parquet = _libraries()
+    kinds = {
+        name: pyarrow.string() if name in _TEXTS else pyarrow.int64() if name in _WHOLE else pyarrow.float64()
+        for name in columns
+    }
+    schema = pyarrow.schema(list(kinds.items()))
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for bite in _bites(rows):
+            columns_of = zip(zip(*bite, strict=True), kinds.values(), strict=True)
+            values = [pyarrow.array(column, type=kind) for column, kind in columns_of]
+            writer.write_table(pyarrow.Table.from_arrays(values, schema=schema))
+
+
+def _bites(rows: Iterable[BookedHour]) -> Iterator[list[BookedHour]]:
+    bite: list[BookedHour] = []
+    for row in rows:
+        bite.append(row)
+        if len(bite) == _ROWS:
+            yield bite
+            bite = []
+    if bite:
+        yield bite
+
+
+def _read(path: Path, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+    pyarrow, parquet = _libraries()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_ROWS, columns=list(TABLES[table])):
+                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if start_ms <= row[1] < end_ms:
+                        yield row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ArchiveError(f"{path}: cannot be read ({error})") from error
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import pyarrow  # noqa: PLC0415 - of the extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise ArchiveError(f"the archive of old days {MISSING}") from error
+    return pyarrow, parquet

@@ -1,0 +1,386 @@
+"""What becomes of readings that grow old: rolled up, dropped, and exported as before."""
+
+import random
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+
+from agent.accounts import accounts
+from agent.archive import MS_PER_DAY, Archive, ArchiveError, day_file, write_day
+from agent.bookkeeping import Bookkeeper
+from agent.config.history import HistorySection
+from agent.corrections import Corrections
+from agent.export import Period, profitability, split
+from agent.ledger import ADDITIVE, EXTREMES
+from agent.ledger_export import machine_rows
+from agent.reader import Reader
+from agent.records import energy_rows
+from agent.rows import to_ms
+from agent.store import Store, copy_database
+from tests.agent.builders import NOW, HandClock, asleep, machine, market, reading, save
+
+STEP = timedelta(minutes=1)
+VALID_S = 150.0
+HOURS = 8
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "hashcost.db"
+
+
+async def direct(function, *arguments):
+    return function(*arguments)
+
+
+def live(path, store, hours=HOURS, *, machines=2, start=NOW, seed=1, price=None):
+    """Rounds of a minute with gaps, sleeps and prices that change; no round falls on a full five minutes."""
+    chance = random.Random(seed)
+    at = start + timedelta(seconds=7)
+    while at < start + timedelta(hours=hours, minutes=20):
+        if chance.random() > 0.1:
+            fleet = [
+                machine(number, said(chance, at))
+                for number in range(1, machines + 1)
+                if chance.random() > 0.05
+            ]
+            if fleet:
+                now = market(round(chance.uniform(0, 0.2), 3) if price is None else price, at=at)
+                save(store, *fleet, market=now, valid_s=VALID_S)
+        at += STEP
+
+
+def said(chance, at):
+    if chance.random() < 0.2:
+        return asleep(began_at=at, ended_at=at)
+    return reading(
+        began_at=at, ended_at=at, hashrate_ths=chance.uniform(80, 120), power_w=chance.uniform(3000, 3600)
+    )
+
+
+def books(path, store, *, write=direct, keep=timedelta(hours=3)):
+    return Bookkeeper(path, store, write, clock=HandClock(), keep=keep)
+
+
+def told(path, periods):
+    with Reader(path) as reader:
+        return [
+            [[getattr(each, name) for name in (*ADDITIVE, "unknown_h", *EXTREMES)] for each in sums]
+            for _, sums in accounts(reader, periods)
+        ]
+
+
+def energy(path, minutes):
+    with Reader(path) as reader:
+        return list(energy_rows(reader, NOW, NOW + timedelta(hours=HOURS), timedelta(minutes=minutes)))
+
+
+def near(rows):
+    return [{k: pytest.approx(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
+def count(path, what):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(f"select count(*) from {what}").fetchone()[0]
+
+
+@pytest.mark.parametrize("minutes", [5, 15, 30, 60])
+async def test_energy_is_told_by_steps_as_it_was_by_readings(path, minutes):
+    with Store(path) as store:
+        live(path, store)
+        keeper = books(path, store)
+        await keeper.catch_up()
+        before = energy(path, minutes)
+        assert await keeper.prune() > 0
+        assert energy(path, minutes) == near(before)
+        assert count(path, "readings") < count(path, "steps") * 5
+
+
+async def test_any_period_of_full_steps_is_what_it_was_with_its_extremes(path):
+    start, end = NOW + timedelta(minutes=25), NOW + timedelta(hours=HOURS, minutes=-35)
+    periods = list(split(start, end, Period.HOUR))
+    with Store(path) as store:
+        live(path, store)
+        keeper = books(path, store)
+        await keeper.catch_up()
+        before = told(path, periods)
+        await keeper.prune()
+        assert told(path, periods) == [[pytest.approx(sums) for sums in each] for each in before]
+
+
+async def test_what_is_less_than_a_step_is_unknown_once_readings_are_gone(path):
+    with Store(path) as store:
+        live(path, store)
+        keeper = books(path, store)
+        await keeper.catch_up()
+        await keeper.prune()
+        ((sums,), _) = told(path, [(NOW + timedelta(minutes=4), NOW + timedelta(minutes=11))])
+        known = dict(zip((*ADDITIVE, "unknown_h"), sums, strict=False))
+        assert known["mining_h"] + known["asleep_h"] <= 5 / 60 + 1e-9
+        assert known["unknown_h"] == pytest.approx(7 / 60 - known["mining_h"] - known["asleep_h"])
+
+
+async def test_a_crash_while_rolling_up_repeats_it_and_loses_nothing(path, monkeypatch):
+    monkeypatch.setattr("agent.bookkeeping.PRUNE_ROWS", 7)
+    with Store(path) as store:
+        live(path, store)
+        keeper = books(path, store)
+        await keeper.catch_up()
+        before = energy(path, 5)
+        writes = 0
+
+        async def crashing(function, *arguments):
+            nonlocal writes
+            writes += 1
+            if writes == 9:
+                raise OSError("out of power")
+            return function(*arguments)
+
+        with pytest.raises(OSError, match="power"):
+            await books(path, store, write=crashing).prune()
+        assert energy(path, 5) == near(before)
+        keeper = books(path, store)
+        while await keeper.prune():
+            pass
+        assert energy(path, 5) == near(before)
+        with Reader(path) as reader:
+            kept_from = NOW + timedelta(hours=HOURS, minutes=18) - timedelta(hours=3)
+            assert reader.rolled_until_ms() == to_ms(kept_from.replace(minute=0))
+
+
+async def test_no_transaction_writes_or_drops_many_rows(path, monkeypatch):
+    monkeypatch.setattr("agent.bookkeeping.PRUNE_ROWS", 20)
+    sizes = []
+    with Store(path) as store:
+        live(path, store, machines=4)
+
+        async def counting(function, *arguments):
+            before = count(path, "readings"), count(path, "steps")
+            done = function(*arguments)
+            after = count(path, "readings"), count(path, "steps")
+            sizes.append(max(abs(one - other) for one, other in zip(before, after, strict=True)))
+            return done
+
+        await books(path, store).catch_up()
+        await books(path, store, write=counting).prune()
+    assert max(sizes) <= 20 + 12  # a machine's hour is not cut
+    assert sum(sizes) > 500
+
+
+async def test_the_file_stays_as_big_as_what_is_kept(path):
+    """Two and a half days of which six hours are kept: the file ends no bigger than it was after one."""
+    sizes = []
+    with Store(path) as store:
+        keeper = books(path, store, keep=timedelta(hours=6))
+        for day in range(5):
+            live(path, store, 12, machines=6, start=NOW + timedelta(hours=12 * day), seed=day, price=0.06)
+            await keeper.catch_up()
+            while await keeper.prune():
+                pass
+            store.prune_rows("steps", to_ms(NOW + timedelta(hours=12 * day)), 10**6)
+            sizes.append(path.stat().st_size)
+    assert max(sizes[2:]) <= sizes[1] * 1.2
+
+
+async def test_what_is_freed_is_given_back_to_the_disk_a_bit_at_a_time(path):
+    with Store(path) as store:
+        live(path, store, machines=10)
+        before = pages(path)
+        store.prune_readings(to_ms(NOW + timedelta(days=1)), 10**6)
+        assert store.shrink(10) == 10
+        assert pages(path) == before - 10
+        while store.shrink(10):
+            pass
+        assert pages(path) < before * 0.6
+        store.prune_readings(to_ms(NOW + timedelta(days=1)), 10**6)
+
+
+def pages(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("pragma page_count").fetchone()[0]
+
+
+def test_a_copy_of_an_older_file_can_shrink(path, tmp_path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table machines (machine_id text)")
+        assert connection.execute("pragma auto_vacuum").fetchone() == (0,)
+    copy_database(path, tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
+        assert connection.execute("pragma auto_vacuum").fetchone() == (2,)
+
+
+# -- old days ----------------------------------------------------------------------------------------------
+
+
+DAYS = 3
+
+
+async def archived(path, store, directory, *, days=DAYS, keep_steps=timedelta(days=1)):
+    """Three days of quarter hours, of which the first are put away; the keeper."""
+    for index in range(days * 96 + 8):
+        at = NOW.replace(hour=0) + index * timedelta(minutes=15)
+        save(
+            store,
+            machine(1, reading(began_at=at, power_w=3000.0 + index)),
+            machine(2, reading(began_at=at, power_w=2000.0 + index)),
+            market=market(0.05 + index % 7 / 100, at=at),
+            valid_s=900,
+        )
+    keeper = Bookkeeper(
+        path,
+        store,
+        direct,
+        clock=HandClock(),
+        keep=timedelta(hours=6),
+        keep_steps=keep_steps,
+        archive=directory,
+    )
+    await keeper.catch_up()
+    return keeper
+
+
+def everything(path):
+    """All that is told of the three days, by hours and by five minutes."""
+    start = NOW.replace(hour=0)
+    with Reader(path) as reader:
+        return [
+            *energy_rows(reader, start, start + timedelta(days=DAYS), timedelta(minutes=5)),
+            *machine_rows(reader, start, start + timedelta(days=DAYS), Period.HOUR),
+            *profitability(reader, start, start + timedelta(days=DAYS), Period.DAY),
+        ]
+
+
+async def settle(keeper):
+    for _ in range(10):
+        await keeper.prune()
+
+
+async def test_days_in_the_archive_are_told_as_if_nothing_had_moved(path, tmp_path):
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+        before = everything(path)
+        await settle(keeper)
+        assert everything(path) == near(before)
+        with Reader(path) as reader:
+            assert reader.first_known_at() == NOW.replace(hour=0)
+            since_ms = reader.archive().until_ms
+    assert sorted(file.name for file in (tmp_path / "old").iterdir()) == [
+        f"{table}-{NOW + timedelta(days=day):%Y-%m-%d}.parquet"
+        for table in ("ledger", "steps")
+        for day in (0, 1)
+    ]
+    assert count(path, f"ledger where hour_ms < {since_ms}") == 0
+    assert count(path, f"steps where step_ms < {since_ms}") == 0
+    assert count(path, "ledger") == 2 * 25
+
+
+async def test_a_crash_between_writing_a_day_and_dropping_it_counts_nothing_twice(path, tmp_path):
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+        before = everything(path)
+
+        async def crashing(function, *arguments):
+            if getattr(function, "func", function) == store.prune_rows:
+                raise OSError("out of power")
+            return function(*arguments)
+
+        keeper._write = crashing
+        with pytest.raises(OSError, match="power"):
+            await settle(keeper)
+        with Reader(path) as reader:
+            assert reader.archive() is not None
+        assert everything(path) == near(before)
+
+
+async def test_a_file_that_is_missing_from_the_archive_is_told_and_not_taken_for_a_gap(path, tmp_path):
+    with Store(path) as store:
+        await settle(await archived(path, store, tmp_path / "old"))
+    (tmp_path / "old" / f"ledger-{NOW:%Y-%m-%d}.parquet").unlink()
+    with pytest.raises(ArchiveError, match=f"ledger-{NOW:%Y-%m-%d}.parquet: is missing"):
+        everything(path)
+
+
+async def test_an_archive_that_was_moved_is_found_where_the_configuration_says(path, tmp_path):
+    with Store(path) as store:
+        await settle(await archived(path, store, tmp_path / "old"))
+        before = everything(path)
+        (tmp_path / "old").rename(tmp_path / "elsewhere")
+        keeper = Bookkeeper(
+            path,
+            store,
+            direct,
+            clock=HandClock(),
+            keep=timedelta(hours=6),
+            keep_steps=timedelta(days=1),
+            archive=tmp_path / "elsewhere",
+        )
+        await keeper.prune()
+        assert everything(path) == before
+
+
+async def test_without_an_archive_old_steps_are_dropped_and_the_ledger_stays(path):
+    with Store(path) as store:
+        keeper = await archived(path, store, None)
+        await settle(keeper)
+        assert count(path, "ledger") == 2 * (DAYS * 24 + 1)
+        with Reader(path) as reader:
+            ((_, (first, *_)), _) = reader.steps(0, 2**52)
+        assert first[1] == to_ms(NOW.replace(hour=0) + timedelta(days=2))
+
+
+async def test_a_price_that_is_corrected_too_late_is_told(path, tmp_path):
+    with Store(path) as store:
+        await settle(await archived(path, store, tmp_path / "old"))
+        statement = tmp_path / "statement.csv"
+        statement.write_text(
+            f"start,usd_per_kwh\n{NOW:%Y-%m-%d}T01:00:00Z,0.5\n{NOW:%Y-%m-%d}T02:00:00Z,0.5\n"
+        )
+        keeper = Bookkeeper(
+            path,
+            store,
+            direct,
+            clock=HandClock(NOW + timedelta(days=DAYS)),
+            corrections=Corrections(statement),
+        )
+        before = everything(path)
+        await keeper.catch_up()
+        assert everything(path) == before
+        with Reader(path) as reader:
+            assert "ledger_not_reappraised" in {event.kind for event in reader.events()}
+
+
+def test_without_pyarrow_an_archive_is_refused_where_it_is_configured(monkeypatch):
+    monkeypatch.setattr("agent.archive.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'hashcost\[parquet\]'"):
+        HistorySection(archive_directory="/tmp/old")
+    assert HistorySection().archive_directory is None
+
+
+async def test_what_cannot_be_put_away_stays_in_the_database_and_is_told_once(path, tmp_path):
+    (tmp_path / "old").write_text("in the way")
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+        before = everything(path)
+        await settle(keeper)
+        assert everything(path) == near(before)
+        with Reader(path) as reader:
+            assert [event.kind for event in reader.events()].count("archive_failed") == 1
+        (tmp_path / "old").unlink()
+        await settle(keeper)
+        with Reader(path) as reader:
+            assert reader.archive() is not None
+
+
+def test_a_day_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArchiveError, match="cannot be written"):
+        write_day(tmp_path / "file", "steps", 0, [])
+
+
+def test_a_damaged_day_is_told(tmp_path):
+    day_file(tmp_path, "steps", 0).write_bytes(b"PAR1 no more")
+    archive = Archive(directory=str(tmp_path), from_ms=0, until_ms=MS_PER_DAY)
+    with pytest.raises(ArchiveError, match=r"steps-1970-01-01\.parquet: cannot be read"):
+        list(archive.rows("steps", 0, MS_PER_DAY))
