@@ -7,7 +7,6 @@ Readings are rolled up into steps before they are dropped: those of hours before
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial, reduce
 from itertools import groupby
 from operator import add, itemgetter
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from agent.curtailment import CurtailmentPolicy
-from agent.ledger import ADDITIVE, BEST_FIRST, EXTREMES, Sums, further
+from agent.ledger import ADDITIVE, BEST_FIRST, EXTREMES, Sums
 from agent.rows import Settled, Switch
 from drivers.reading import MachineId, PowerSource
 
@@ -34,6 +33,7 @@ BookedHour = tuple[Any, ...]
 """A row of the ledger, in the order of `HOUR_COLUMNS`, or of a step, in that of `STEP_COLUMNS`."""
 _NUMBERS = slice(2, 2 + len(ADDITIVE))
 _SOURCE = _NUMBERS.stop
+_FURTHEST = {name: min if name.startswith("least_") else max for name in EXTREMES}
 
 
 def booked_until(db: Database) -> int | None:
@@ -129,7 +129,8 @@ def total(hours: Sequence[BookedHour], start_ms: int, end_ms: int) -> Sums:
         sources = [PowerSource(source) for source in {hour[_SOURCE] for hour in hours} if source is not None]
         sums.power_source = max(sources, key=BEST_FIRST.index, default=None)
         for place, name in enumerate(EXTREMES, start=_SOURCE + 1):
-            setattr(sums, name, reduce(partial(further, name), (hour[place] for hour in hours)))
+            known = [hour[place] for hour in hours if hour[place] is not None]
+            setattr(sums, name, _FURTHEST[name](known, default=None))
     sums.close()
     return sums
 

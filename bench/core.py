@@ -70,7 +70,7 @@ def _machine(index: int, at: datetime) -> Machine:
 def read(machine: Machine, index: int, at: datetime) -> None:
     """One more reading, a little different from the last."""
     _, rate_ths, power_w, source = SITE[machine.identity.model]
-    share = 0.97 + (index + at.second) % 7 / 100
+    share = 0.97 + (index * 7919 + int(at.timestamp()) * 104_729) % 70_001 / 1_000_000
     machine.apply(
         Reading(
             began_at=at, ended_at=at, run_state=RunState.MINING, hashrate_ths=rate_ths * share,

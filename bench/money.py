@@ -6,10 +6,12 @@ from pathlib import Path
 from time import process_time
 
 from agent.appraisal import Terms
+from agent.archive import day_file, write_day
 from agent.backtest.comparison import compare
 from agent.backtest.replay import Past
 from agent.backtest.series import History
-from agent.bookkeeping import next_page
+from agent.bookkeeping import next_page, reckon, step_rows
+from agent.books import stored_rows
 from agent.curtailment import CurtailmentPolicy
 from agent.export import Period, to_csv
 from agent.ledger import MS_PER_HOUR, Sums, add_up
@@ -31,7 +33,7 @@ async def books(folder: Path, runs: int) -> list[Figure]:
     """CPU and bytes of the ledger of a thousand machines, and CPU of a backtest."""
     database = folder / "money.db"
     rows = await _hour_of_readings(database)
-    found = [*_bytes(database, rows), *await _book(database, runs)]
+    found = [*_bytes(database, rows), *await _book(database, runs), *await _keep(database, folder, runs)]
     _month_of_ledger(database)
     found += await _export(database, runs)
     found += await _backtest()
@@ -74,6 +76,46 @@ async def _book(database: Path, runs: int) -> list[Figure]:
         return {"cpu_s": process_time() - cpu}
 
     return figures(f"book an hour of {MACHINES}", "s CPU", "cpu_s", await interleaved({OURS: ours}, runs))
+
+
+async def _keep(database: Path, folder: Path, runs: int) -> list[Figure]:
+    """What rolling an hour up costs, and what steps and hours take in the database and in files, a machine and day."""
+    with Reader(database) as reader:
+
+        async def ours() -> dict[str, float]:
+            cpu = process_time()
+            rows = [row for bite in step_rows(reader, to_ms(START)) for row in bite]
+            if len(rows) != MACHINES * 12:
+                raise AssertionError("steps are missing")
+            return {"cpu_s": process_time() - cpu}
+
+        name = f"roll up an hour of {MACHINES}"
+        found = figures(name, "s CPU", "cpu_s", await interleaved({OURS: ours}, runs))
+        steps = [row for bite in step_rows(reader, to_ms(START)) for row in bite]
+        hours = reckon(reader, to_ms(START))
+    with Store(folder / "kept.db") as store:
+        store.save_machines(fleet_of(MACHINES, START), Terms())
+    sizes = [_size(folder / "kept.db")]
+    for write in (lambda store: store.roll_up(steps), lambda store: store.book(hours, 0)):
+        with Store(folder / "kept.db") as store:
+            write(store)
+        sizes.append(_size(folder / "kept.db"))
+    told = [("steps", steps, sizes[1] - sizes[0]), ("ledger", stored_rows(hours), sizes[2] - sizes[1])]
+    for table, rows, size in told:
+        write_day(folder, table, to_ms(START), rows)
+        found += [
+            Figure(name=f"{table} of a machine and day", unit="bytes", ours=size / MACHINES * 24),
+            Figure(
+                name=f"{table} of a machine and day, archived",
+                unit="bytes",
+                ours=_size(day_file(folder, table, to_ms(START))) / MACHINES * 24,
+            ),
+        ]
+    return found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _month_of_ledger(database: Path) -> None:
