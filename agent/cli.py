@@ -360,6 +360,17 @@ def recommend(database: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@_config_option
+@_database_option
+@_json_option
+def learned(config_path: Path | None, database: Path, as_json: bool) -> None:
+    """Show what the site's own history says of its models: switching costs, ramps, sleep watts, power modes."""
+    from agent.learned_report import print_learned
+
+    print_learned(database, _load(config_path).policy(), as_json=as_json)
+
+
+@cli.command()
 @click.argument("machine")
 @_database_option
 @_json_option

@@ -64,6 +64,8 @@ class CurtailmentPolicy:
     """Of models that `switching_cost_by_model` does not name; None is what `SWITCHING_COSTS_USD` says."""
     switching_cost_by_model: Mapping[str, float] = field(default_factory=dict)
     """USD by model; the longest name that a model begins with counts."""
+    learned_cost_by_model: Mapping[str, float] = field(default_factory=dict)
+    """USD by model, from the site's own history (`agent.learning`): of models for which nothing is configured."""
     dead_band: float = 0.12
     min_on_s: float = 600.0
     min_off_s: float = 600.0
@@ -78,11 +80,20 @@ class CurtailmentPolicy:
     """By machine id or group; the machine's own counts first."""
 
     def switching_cost_of(self, model: str) -> float:
-        """What a sleep and a wake of a model cost together, USD: as configured for the model, for all, or as a rule."""
+        """What a sleep and a wake of a model cost together, USD: as configured for the model or for all, as learned, or
+        as a rule."""
         rule = SWITCHING_COSTS_USD if self.switching_cost_usd is None else {"": self.switching_cost_usd}
         named = {name: cost for name, cost in self.switching_cost_by_model.items() if model.startswith(name)}
+        if model in self.learned_cost_by_model and not self.is_cost_configured(model):
+            return self.learned_cost_by_model[model]
         known = named or {name: cost for name, cost in rule.items() if model.startswith(name)}
         return known[max(known, key=len)]
+
+    def is_cost_configured(self, model: str) -> bool:
+        """Whether somebody said what a cycle of this model costs."""
+        return self.switching_cost_usd is not None or any(
+            model.startswith(name) for name in self.switching_cost_by_model
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,3 +75,13 @@ SELECT_OPEN_ORDERS = """
     select * from orders where state in ('proposed', 'approved', 'dispatching', 'dispatched') order by order_id
 """
 SELECT_GONE = "select machine_id from machines where retired_change > ?"
+SELECT_SWITCHES = """
+    select * from (
+        select orders.*, row_number() over (partition by model, action order by order_id desc) as place,
+               lead(dispatched_ms) over (partition by machine_id order by order_id) as next_ms
+        from orders join machines using (machine_id) where dispatched_ms is not null
+    )
+    where action in ('sleep', 'wake') and confirmed_ms is not null and attempts = 1 and place <= :most
+    and dispatched_ms > (select min(began_ms) from readings)
+"""
+"""The last switches of each model that went at once, and when the next order of the same machine was sent."""

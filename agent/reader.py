@@ -61,6 +61,7 @@ from agent.queries import (
     SELECT_READINGS_OF_ONE,
     SELECT_ROUNDS,
     SELECT_SLEEPS,
+    SELECT_SWITCHES,
     SELECT_TERMS,
 )
 from agent.rows import (
@@ -407,6 +408,16 @@ class Reader:
         for row in self._db.query("select * from details where machine_id = ?", [machine_id]):
             return detail_of(row)
         return None
+
+    def switch_orders(self, most: int) -> Iterator[tuple[Order, datetime | None]]:
+        """The last confirmed sleeps and wakes of each model, so many of each, with when the next order was sent."""
+        for row in self._db.query(SELECT_SWITCHES, {"most": most}):
+            yield order_of(row), None if row["next_ms"] is None else from_ms(row["next_ms"])
+
+    def readings_of(self, machine_id: MachineId, start: datetime, end: datetime) -> list[ReadingRow]:
+        """One machine's readings in [start, end), and the last one before it, oldest first."""
+        span = {"machine_id": machine_id, "start_ms": to_ms(start), "end_ms": to_ms(end)}
+        return [reading_of(row) for row in self._db.query(SELECT_READINGS_OF_ONE, span)]
 
     def baselines(self, machine_id: MachineId) -> list[Baseline]:
         """What a machine is known to do, by power mode; the newest first."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -33,6 +34,7 @@ from agent.herald import ALERTS, Herald
 from agent.home_assistant import Announcer
 from agent.host_keys import HostKeyFile
 from agent.inventory import Changes, Inventory
+from agent.learned import learned, with_learned_costs
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
 from agent.market.report import accepted_figures, report
@@ -69,6 +71,7 @@ MARKET_MAX_AGE = timedelta(minutes=15)
 OBLIGATIONS, SAID_AT = "obligations", "obligations_said_at"
 """Names of the settings that hold the calls of the grid, and when each caller said its last word."""
 BOOK_S = 20.0
+LEARN_S = 6 * 3600.0
 """How often it is looked whether an hour is to be booked."""
 PRICES_LATE = timedelta(minutes=20)
 """A published price of an hour that is over may come so late; the hour is booked after that."""
@@ -479,12 +482,22 @@ class Agent:
             archive=None if archive is None else Path(archive),
             corrections=None if corrections is None else Corrections(Path(corrections)),
         )
+        learned_s = -math.inf
         while True:
             if self.storage_problem is None:
                 async with self._recording():
                     await books.catch_up()
                     await books.prune()
+                    if self._clock.monotonic_s() - learned_s >= LEARN_S:
+                        await self.learn()
+                        learned_s = self._clock.monotonic_s()
             await asyncio.sleep(BOOK_S)
+
+    async def learn(self) -> None:
+        """Take what the site's own history says of switching costs for models for which nothing is configured."""
+        policy = self.config.policy()
+        models = await asyncio.to_thread(learned, self._database, policy)
+        self.curtailer.policy = with_learned_costs(policy, models)
 
     def _final_prices(self, now: datetime) -> tuple[Sequence[IntervalPrice], str]:
         """The power prices of the last time as they were finally published, and by whom."""

@@ -21,6 +21,7 @@ from agent.config import Config, load
 from agent.curtailment import CurtailmentPolicy
 from agent.errors import UsageError
 from agent.export import cell, refuse_unwritable, write_atomically
+from agent.learned import learned, with_learned_costs
 from agent.lots import Lot, lots_of_csv, lots_of_views
 from agent.status import PLAIN_WIDTH
 from agent.store import Reader
@@ -81,7 +82,7 @@ def print_backtest(question: Question, config: Config, database: Path, *, as_jso
     comparison = compare(
         past,
         lots,
-        _policies(question, config),
+        _policies(question, config, database),
         delay_min=question.delay_min,
         delays_min=question.delays_min,
     )
@@ -109,13 +110,15 @@ def _lots(question: Question, config: Config, database: Path) -> list[Lot]:
     return classes(lots)
 
 
-def _policies(question: Question, config: Config) -> Mapping[str, CurtailmentPolicy]:
-    """The configuration's own, or those of other files, by their names."""
+def _policies(question: Question, config: Config, database: Path) -> Mapping[str, CurtailmentPolicy]:
+    """The configuration's own, or those of other files, by their names; with what the agent has learned."""
     found = {path.stem: load(path).policy() for path in question.policies} or {AGENT: config.policy()}
     if len(found) < len(question.policies):
         raise BacktestError("--policy: two files have the same name, by which they are told apart")
     if question.switching_cost_usd is None:
-        return found
+        if question.inventory is not None:
+            return found
+        return {name: with_learned_costs(policy, learned(database, policy)) for name, policy in found.items()}
     cost = question.switching_cost_usd
     return {
         name: replace(policy, switching_cost_usd=cost, switching_cost_by_model={})

@@ -22,8 +22,8 @@ class CurtailmentSection(Section):
     )
     switching_cost_usd: Annotated[float, Field(ge=0, le=10)] | None = Field(
         default=None,
-        description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear. Without it 0.02, and "
-        "0.04 for an S21.",
+        description="What a sleep and a wake cost together, USD: ramp energy, lost hash, wear. Without it what is "
+        "learned, from 0.02, and 0.04 for an S21, on.",
     )
     switching_cost_by_model: dict[str, Annotated[float, Field(ge=0, le=10)]] = Field(
         default={},

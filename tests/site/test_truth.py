@@ -14,12 +14,14 @@ from agent.baseline import SAMPLES_NEEDED
 from agent.clock import Clock
 from agent.config import Config, PollSection, ScanSection
 from agent.export import Period, profitability, to_csv
+from agent.learned import learned
 from agent.rows import Event
 from agent.service import Agent
 from agent.store import Reader
 from agent.view import MachineView, Picture
 from drivers.reading import Family, PowerSource, RunState
 from drivers.simulator.faults import Fault
+from tests.site.conftest import CHEAP, DEAR, commands_sent
 
 HASHPRICE = 39.44045798
 PRICE = 0.06
@@ -289,3 +291,35 @@ async def states_until(agent: Agent, mac: str, last: RunState) -> list[RunState]
 def latest_in(database: Path) -> list[MachineView]:
     with Reader(database) as reader:
         return reader.latest()
+
+
+async def test_what_a_cycle_costs_is_learned_as_the_site_is_made(start_theatre, tmp_path):
+    """A Whatsminer V3 tells its watts: what it draws before it hashes is what a wake costs."""
+    theatre = await start_theatre(
+        {"switching_cost_usd": None, "cycles_per_day": 20}, machines=16, seed=11, noise=0.0
+    )
+    machine = next(each for each in theatre.site.machines if each.family is Family.WHATSMINER_V3)
+    async with theatre.new_agent() as agent:
+        agent.config.scan.addresses[:] = [machine.address]
+        await agent.scan()
+        for _ in range(2):
+            for price, rounds in ((CHEAP, 40), (DEAR, 20), (CHEAP, 40)):
+                theatre.price.price_usd_per_kwh = price
+                for _ in range(rounds):
+                    theatre.pass_time(theatre.step_s)
+                    await agent.poll_once()
+                    await commands_sent(agent)
+        (view,) = agent.operations.picture.views
+        before = agent.curtailer.policy.switching_cost_of(view.model)
+        await agent.learn()
+        after = agent.curtailer.policy.switching_cost_of(view.model)
+    (model,) = await asyncio.to_thread(learned, theatre.database, agent.config.policy())
+    nature = machine.plant.nature
+    assert (model.sleeps, model.wakes) == (2, 2)
+    assert model.seconds_to_full == pytest.approx(nature.hash_delay_s + nature.hash_up_s, abs=90)
+    assert model.sleep_power_w == pytest.approx(nature.sleep_power_w, abs=1)
+    wasted_s = nature.hash_delay_s + nature.hash_up_s / 2 - nature.power_up_s / 2
+    usd = wasted_s * nature.hashrate_ths / 1000 * HASHPRICE / 86_400
+    assert model.measured_usd == pytest.approx(usd, rel=0.3)
+    assert (before, after) == (model.prior_usd, model.switching_cost_usd)
+    assert 0 < model.confidence < 0.2
