@@ -1,9 +1,10 @@
 """What a machine's own screen shows and nothing reckons with: boards, fans, pools, errors."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
@@ -60,22 +61,22 @@ class DetailsToWrite:
     the temperatures that are stored have grown old. Ten thousand machines are not all written every round."""
 
     def __init__(self) -> None:
-        self._written: dict[MachineId, tuple[Reading, datetime]] = {}
+        self._written: dict[MachineId, tuple[_Standing, datetime]] = {}
 
-    def among(self, machines: Iterable[Machine]) -> Iterator[tuple[MachineId, Reading]]:
-        """The machines to write now, with the reading to write."""
-        for machine in machines:
-            reading = machine.reading
-            if reading is None or machine.failure is not None:
-                continue
-            known = self._written.get(machine.machine_id)
-            if known is None or reading.began_at >= known[1] or _differs(known[0], reading):
-                yield machine.machine_id, reading
+    def due(self, machine: Machine) -> Reading | None:
+        """The reading of a machine, if it is to be written now."""
+        reading = machine.reading
+        if reading is None or machine.failure is not None:
+            return None
+        known = self._written.get(machine.machine_id)
+        if known is None or reading.began_at >= known[1] or known[0] != _standing(reading):
+            return reading
+        return None
 
     def written(self, details: Iterable[tuple[MachineId, Reading]]) -> None:
         """These are stored."""
         for machine_id, reading in details:
-            self._written[machine_id] = reading, reading.began_at + _spread(machine_id)
+            self._written[machine_id] = _standing(reading), reading.began_at + _spread(machine_id)
 
     def forget(self, machine_id: MachineId) -> None:
         """What was stored of it is gone."""
@@ -87,15 +88,16 @@ def _spread(machine_id: MachineId) -> timedelta:
     return REFRESH_EVERY * (0.5 + (crc32(machine_id.encode()) % 1000) / 2000)
 
 
-def _differs(old: Reading, new: Reading) -> bool:
-    """Whether more than a number has changed."""
-    if old.pools != new.pools or old.errors != new.errors:
-        return True
-    return _standing(old) != _standing(new)
-
-
-def _standing(reading: Reading) -> tuple[object, ...]:
+def _standing(reading: Reading) -> "_Standing":
+    """What is worth a write where it changed: all but the numbers."""
     return (
-        [(board.slot, board.alive, board.chips) for board in reading.boards],
-        [rpm > 0 for rpm in reading.fans_rpm],
+        reading.pools,
+        reading.errors,
+        len(reading.boards),
+        *map(_state_of_board, reading.boards),
+        *map(bool, reading.fans_rpm),
     )
+
+
+_Standing = tuple[object, ...]
+_state_of_board = attrgetter("slot", "alive", "chips")

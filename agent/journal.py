@@ -17,9 +17,9 @@ class Journal(Protocol):
     def gone(self, machine_ids: Iterable[str], at_ms: int) -> None:
         """Machines that turned out to be others."""
 
-    def round(self, rows: Sequence[Row], quote_ids: Iterable[int], sums: Row) -> None:
+    def round(self, rows: Iterable[Row], quote_ids: Iterable[int], sums: Row) -> None:
         """Rows of `latest` without their change, with the quote, whether we hold it asleep, and how long it may stand
-        (ms); the quotes in force; the row of `rounds`."""
+        (ms), made as they are asked for; the quotes in force; the row of `rounds`."""
 
     def decisions(self, rows: Sequence[Row]) -> None:
         """Rows of `decisions`."""
@@ -46,7 +46,7 @@ class NoJournal:
     def gone(self, machine_ids: Iterable[str], at_ms: int) -> None:
         """Nothing."""
 
-    def round(self, rows: Sequence[Row], quote_ids: Iterable[int], sums: Row) -> None:
+    def round(self, rows: Iterable[Row], quote_ids: Iterable[int], sums: Row) -> None:
         """Nothing."""
 
     def decisions(self, rows: Sequence[Row]) -> None:

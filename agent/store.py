@@ -4,7 +4,7 @@ One writer (`Store`) and any number of read-only readers. Times are integer mill
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -45,12 +45,14 @@ from agent.orders import Order, OrderState
 from agent.reader import Reader
 from agent.rows import (
     BASELINE_COLUMNS,
-    LATEST_COLUMNS,
+    LATEST_AS_WRITTEN,
     MACHINE_COLUMNS,
+    READING_COLUMNS,
     ROUND_COLUMNS,
     Event,
     RoundRow,
     Settled,
+    as_told,
     baseline_of,
     baseline_row,
     latest_row,
@@ -79,6 +81,11 @@ __all__ = [
 ]
 
 
+CHECKPOINT_PAGES = 4000
+"""How long the log may grow, in pages of 4 kB, before it is taken into the database: a round of a large site is a
+thousand, most of them the same as in the round before."""
+
+
 def _damaged(path: Path, found: str) -> UnusableStoreError:
     return UnusableStoreError(
         f"{path}: is damaged ({found}); put back the last copy: `hashcost restore-db FILE`"
@@ -103,6 +110,7 @@ class Store:
                 )  # of a new file; an older one stays as it is
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
                 connection.execute("PRAGMA foreign_keys=ON")
                 if (found := damage(path)) is not None:
                     raise _damaged(path, found)
@@ -208,31 +216,30 @@ class Store:
         scan has taken out of the fleet meanwhile is left out."""
         valid_ms = round(valid_s * 1000)
         self._new_quotes = {}
-        views = {view.machine_id: view for view in picture.views}
-        known = [
-            machine
-            for machine_id in polled
-            if (machine := fleet.get(machine_id)) is not None and machine_id in views
-        ]
-        details = list(self._details.among(known))
+        views, polled = {view.machine_id: view for view in picture.views}, set(polled)
         with self._changing() as change:
             site = self._stored_quote(picture.market, picture.terms)
             quotes = {
                 machine_id: self._stored_quote(picture.market, each.terms, own=True)
                 for machine_id, each in picture.own_terms.items()
             }
-            self._db.conn.executemany(
-                _INSERT_READING,
-                [
-                    reading_row(
-                        machine, views[machine.machine_id], quotes.get(machine.machine_id, site), valid_ms
-                    )
-                    for machine in known
-                ],
-            )
-            shown = [view for view in picture.views if view.machine_id in fleet]
-            latest = [latest_row(view, change) for view in shown]
-            self._db.conn.executemany(upsert("latest", LATEST_COLUMNS, "machine_id"), latest)
+            shown, latest, readings, details = [], [], [], []
+            at_ms = to_ms(picture.market.at)
+            for (
+                machine
+            ) in fleet:  # in this order round after round, so that rows of one page follow each other
+                machine_id = machine.machine_id
+                view = views.get(machine_id)
+                if view is None:
+                    continue
+                shown.append(machine)
+                latest.append(latest_row(view, at_ms, change))
+                if machine_id in polled:
+                    readings.append(reading_row(machine, view, quotes.get(machine_id, site), valid_ms))
+                    if (reading := self._details.due(machine)) is not None:
+                        details.append((machine_id, reading))
+            self._put(_insert_readings, readings)
+            self._put(_upsert_latest, latest)
             self._db.conn.executemany(
                 "insert or replace into details (machine_id, as_of_ms, detail) values (?, ?, ?)",
                 [detail_row(machine_id, reading) for machine_id, reading in details],
@@ -242,15 +249,23 @@ class Store:
                 f"values ({', '.join('?' * len(ROUND_COLUMNS))})",
                 sums := round_values(round_row, site, picture.views),
             )
-            told = [
-                (*row[:-1], quotes.get(view.machine_id, site), int(fleet[view.machine_id].ours), valid_ms)
-                for view, row in zip(shown, latest, strict=True)
-            ]
+            told = (
+                (*as_told(row), quotes.get(machine.machine_id, site), int(machine.ours), valid_ms)
+                for machine, row in zip(shown, latest, strict=True)
+            )
             self._journal.round(told, {site, *quotes.values()}, sums)
         # only now: a round that was rolled back took its rows with it
         self._journal.written()
         self._quotes = self._new_quotes
         self._details.written(details)
+
+    def _put(self, statement: Callable[[int], str], rows: Iterable[tuple[object, ...]]) -> None:
+        """Write rows that end where the rest is NULL; `statement` is for those with so many columns."""
+        of_length: dict[int, list[tuple[object, ...]]] = {}
+        for row in rows:
+            of_length.setdefault(len(row), []).append(row)
+        for length, same in of_length.items():
+            self._db.conn.executemany(statement(length), same)
 
     def _stored_quote(self, market: Market, terms: Terms, *, own: bool = False) -> int:
         """Id of the row of these prices and terms; a new row only when a number changed. `own` terms are not the
@@ -443,8 +458,21 @@ def _event_row(event: Event) -> tuple[object, ...]:
     return to_ms(event.at), event.kind, event.machine_id, event.detail
 
 
-def upsert(table: str, columns: Sequence[str], key: str) -> str:
-    """SQL that writes a row, or brings the one with the same key up to date."""
+def _insert_readings(columns: int) -> str:
+    """SQL that writes the first columns of a reading, unless it is stored already."""
+    marks = ", ".join("?" * columns)
+    return f"insert or ignore into readings ({', '.join(READING_COLUMNS[:columns])}) values ({marks})"  # noqa: S608 - ours
+
+
+def _upsert_latest(columns: int) -> str:
+    """SQL that writes the first columns of a row of the picture; what is left out becomes NULL."""
+    return upsert("latest", LATEST_AS_WRITTEN, "machine_id", given=columns)
+
+
+def upsert(table: str, columns: Sequence[str], key: str, *, given: int | None = None) -> str:
+    """SQL that writes a row, or brings the one with the same key up to date. Of the columns the first `given` are
+    bound, the others become what they are in a new row."""
+    bound = columns[:given]
     keys = {name.strip() for name in key.split(",")}
     kept = {"first_seen_ms"}
     latest = {"last_seen_ms": "max(coalesce(last_seen_ms, 0), excluded.last_seen_ms)"}
@@ -452,19 +480,15 @@ def upsert(table: str, columns: Sequence[str], key: str) -> str:
         f"{name} = {latest.get(name, f'excluded.{name}')}" for name in columns if name not in keys | kept
     )
     return (
-        f"insert into {table} ({', '.join(columns)}) values ({', '.join('?' * len(columns))}) "  # noqa: S608 - names of ours
+        f"insert into {table} ({', '.join(bound)}) values ({', '.join('?' * len(bound))}) "  # noqa: S608 - names of ours
         f"on conflict ({key}) do update set {updates}"
     )
 
 
 _PRUNE_READINGS = """
-    delete from readings where rowid in (select rowid from readings where began_ms < ? order by began_ms limit ?)
-"""
-_INSERT_READING = """
-    insert or ignore into readings (machine_id, began_ms, valid_ms, run_state, failure, implausible, hashrate_ths,
-    power_w, power_source, power_mode, chip_temp_c, quote_id, ours, decision_margin_usd_per_day, running_ths,
-    running_power_w)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    delete from readings where (began_ms, machine_id) in (
+        select began_ms, machine_id from readings where began_ms < ? order by began_ms limit ?
+    )
 """
 _INSERT_QUOTE = """
     insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,

@@ -205,14 +205,27 @@ LEAST_KNOWN = 0.9
 
 def site_load_kw(views: Sequence[MachineView]) -> float | None:
     """What the site draws; None while too many machines are unknown to say so."""
-    known = [
-        view
-        for view in views
-        if view.implausible is None and (view.power_w is not None or view.run_state is RunState.ASLEEP)
-    ]
-    if len(known) < LEAST_KNOWN * len(views) or not views:
+    sums = site_sums(views)
+    return None if sums is None else sums[0]
+
+
+def site_sums(views: Sequence[MachineView]) -> tuple[float, float, float] | None:
+    """What the site draws (kW), hashes (PH/s) and earns (USD/day), as in `totals`; None while too many machines are
+    unknown for that to be the site's."""
+    known, power_w, hashrate_ths, margin_usd_per_day = 0, 0.0, 0.0, 0.0
+    for view in views:
+        if view.implausible is not None:
+            continue
+        if view.power_w is not None:
+            known, power_w = known + 1, power_w + view.power_w
+        elif view.run_state is RunState.ASLEEP:
+            known += 1
+        hashrate_ths += view.hashrate_ths or 0.0
+        if view.run_state is RunState.MINING:
+            margin_usd_per_day += view.margin_usd_per_day or 0.0
+    if known < LEAST_KNOWN * len(views) or not views:
         return None
-    return _sum("power_w", known) / 1000
+    return power_w / 1000, hashrate_ths / 1000, margin_usd_per_day
 
 
 def _sum(name: str, views: Iterable[MachineView]) -> float:

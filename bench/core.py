@@ -1,9 +1,9 @@
 """What the agent does with a round once it was read: appraise, decide, store, and load it again."""
 
+import gc
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -19,9 +19,8 @@ from agent.market.quote import Market, take_market
 from agent.orders import Patience
 from agent.reader import Reader
 from agent.reconciler import Ramp, Reconciler
-from agent.rows import RoundRow, to_ms
+from agent.rows import LATEST_AS_WRITTEN, READING_COLUMNS, RoundRow, latest_row, reading_row, to_ms
 from agent.store import Store
-from agent.summary import view_as_data
 from agent.tariff.fixed import FixedTariff
 from agent.view import Picture, view_fleet
 from bench.figures import OURS, Figure, figures, interleaved, show
@@ -152,7 +151,7 @@ async def _decide(fleet: Fleet, picture: Picture, runs: int) -> list[Figure]:
 
 
 async def _store(fleet: Fleet, market: Market, folder: Path, runs: int) -> list[Figure]:
-    """Ours stores readings and the latest picture; the rival the same rows as dicts."""
+    """Ours stores readings and the latest picture; the rival the same rows as dicts, under the same keys."""
     database = Database(folder / "rival.db")
     database.enable_wal()
     ids = [machine.machine_id for machine in fleet]
@@ -162,7 +161,9 @@ async def _store(fleet: Fleet, market: Market, folder: Path, runs: int) -> list[
         at = market.at + timedelta(seconds=30 * next(rounds))
         for index, machine in enumerate(fleet):
             read(machine, index, at)
-        return at, view_fleet(fleet, market, Terms(), max_age=timedelta(days=1))
+        picture = view_fleet(fleet, market, Terms(), max_age=timedelta(days=1))
+        gc.collect()  # of what was made for this run, so that neither pays for the other's
+        return at, picture
 
     with Store(folder / "ours.db") as store:
         store.save_machines(fleet, Terms())
@@ -179,12 +180,17 @@ async def _store(fleet: Fleet, market: Market, folder: Path, runs: int) -> list[
 
         async def theirs() -> dict[str, float]:
             at, picture = read_again()
-            readings = [_reading_as_dict(machine, at) for machine in fleet]
-            latest = [dict(_plain(view_as_data(view))) for view in picture.views]
             cpu = process_time()
-            database.table("readings").insert_all(readings)
+            readings = [
+                _as_dict(READING_COLUMNS, reading_row(fleet[view.machine_id], view, 1, 75_000))
+                for view in picture.views
+            ]
+            latest = [_as_dict(LATEST_AS_WRITTEN, latest_row(view, to_ms(at), 1)) for view in picture.views]
+            database.table("readings").insert_all(readings, pk=("machine_id", "began_ms"))
             database.table("latest").upsert_all(latest, pk="machine_id")
-            return {"cpu_ms": (process_time() - cpu) * 1000}
+            cpu = process_time() - cpu
+            database.table("readings").create_index(["began_ms"], if_not_exists=True)
+            return {"cpu_ms": cpu * 1000}
 
         rival = "sqlite-utils insert_all, upsert_all"
         results = await interleaved({OURS: ours, rival: theirs}, runs)
@@ -192,26 +198,8 @@ async def _store(fleet: Fleet, market: Market, folder: Path, runs: int) -> list[
     return figures(f"store a round of {MACHINES}", "ms CPU", "cpu_ms", results, {rival: 5.0})
 
 
-def _plain(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((name, str(value) if isinstance(value, StrEnum) else value) for name, value in row.items())
-
-
-def _reading_as_dict(machine: Machine, at: datetime) -> dict[str, object]:
-    assert machine.reading is not None  # noqa: S101 - fleet_of gave it one
-    return {
-        "machine_id": machine.machine_id,
-        "began_ms": to_ms(at),
-        "valid_ms": 75_000,
-        "run_state": machine.reading.run_state.value,
-        "failure": None,
-        "implausible": None,
-        "hashrate_ths": machine.reading.hashrate_ths,
-        "power_w": machine.reading.power_w,
-        "power_source": machine.reading.power_source.value,
-        "power_mode": "normal",
-        "chip_temp_c": machine.reading.chip_temp_c,
-        "quote_id": 1,
-    }
+def _as_dict(columns: tuple[str, ...], row: tuple[object, ...]) -> dict[str, object]:
+    return dict(zip_longest(columns, row))
 
 
 async def _load(folder: Path, runs: int) -> list[Figure]:

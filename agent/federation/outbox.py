@@ -64,7 +64,7 @@ class Outbox:
         for machine_id, _ in rows:
             self._machines.pop(machine_id, None)
 
-    def round(self, rows: Sequence[Row], quote_ids: Iterable[int], sums: Row) -> None:
+    def round(self, rows: Iterable[Row], quote_ids: Iterable[int], sums: Row) -> None:
         """Tell of the machines that changed, and how the round ended."""
         self._notice_rollback()
         self._make_room()

@@ -128,7 +128,24 @@ def test_any_picture_comes_back_as_it_was_shown(tmp_path_factory, outcomes, pric
     path = tmp_path_factory.mktemp("any") / "db"
     machines = [machine(number, outcome) for number, outcome in enumerate(outcomes, start=1)]
     shown = stored_site(path, *machines, market=market(price))
-    assert by_margin(latest(path).values()) == by_margin(sorted(shown.views, key=lambda v: v.machine_id))
+    stored = sorted(latest(path).values(), key=lambda view: view.machine_id)
+    assert by_margin(stored) == by_margin(sorted(shown.views, key=lambda view: view.machine_id))
+
+
+def test_what_was_wrong_with_a_machine_and_its_payback_leave_the_picture_when_they_are_over(path):
+    fleet = Fleet([machine(1, reading(implausible="no"))])
+    with Store(path) as store:
+        store.save_machines(fleet, Terms())
+        for outcome, terms in (
+            (reading(), Terms(machine_price_usd_per_ths=15.0)),
+            (failure(), Terms()),
+            (reading(implausible="no"), Terms()),
+            (reading(), Terms()),
+        ):
+            fleet[MachineId(mac(1))].apply(outcome)
+            shown = picture(fleet, terms=terms)
+            store.save_round(shown, round_row(), fleet, [], valid_s=75)
+            assert list(latest(path).values()) == shown.views
 
 
 def test_the_latest_picture_is_that_of_the_last_round(path):
