@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -20,16 +19,13 @@ from nats.js.api import (
 )
 from nats.js.errors import NotFoundError
 
-from agent.federation.connection import FAILURES, Servers, connected
+from agent.federation.connection import Contact, Servers
 from agent.federation.fleet_database import Arrived, FleetDatabase
 from agent.federation.messages import Place
 from agent.federation.uplink import EPOCH, MESSAGE_ID, PREVIOUS
 
-log = logging.getLogger("hashcost")
-
 BATCH = 200
 WAIT_S = 1.0
-RETRY_S = (1.0, 30.0)
 ACKNOWLEDGE_WITHIN_S = 30.0
 ASK_AFTER = 20
 """After so many waits in which nothing came: whether the consumer is still there."""
@@ -57,27 +53,17 @@ class Collector:
     """The service behind `hashcost fleet run`."""
 
     def __init__(self, servers: Servers, stream: StreamConfig, fleet: FleetDatabase) -> None:
-        self._servers = servers
+        self._contact = Contact(servers, "stream")
         self._stream = stream
         self._fleet = fleet
-        self._problem: str | None = None
 
     async def run(self) -> None:
         """Read until cancelled; servers that cannot be reached are told once."""
-        wait_s = RETRY_S[0]
-        while True:
-            try:
-                async with connected(self._servers) as client:
-                    while not client.is_closed:
-                        await self._read(await self._subscribed(client))
-                        wait_s = RETRY_S[0]
-            except FAILURES as error:
-                problem = f"{type(error).__name__}: {error}"
-                if self._problem is None:
-                    log.warning("event=stream_unreachable detail=%r", problem)
-                self._problem = problem
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RETRY_S[1])
+        await self._contact.keep(self._read_while_connected)
+
+    async def _read_while_connected(self, client: Client) -> None:
+        while not client.is_closed:
+            await self._read(await self._subscribed(client))
 
     async def _subscribed(self, client: Client) -> JetStreamContext.PullSubscription:
         """A durable consumer of our own, from where our database has got to: that it was written is what counts."""
@@ -124,7 +110,7 @@ class Collector:
             taken = [message for _, message in in_order]
             await asyncio.to_thread(self._fleet.take, [_arrived(message) for message in taken])
             await _acknowledge(taken)
-            self._reached()
+            self._contact.reached()
             if len(taken) < len(messages):
                 return
             if silent % ASK_AFTER == ASK_AFTER - 1 and await self._is_late(subscription, delivered):
@@ -135,11 +121,6 @@ class Collector:
         """Whether the server delivered more than came. Raises one of `FAILURES` if the consumer is gone."""
         info = await subscription.consumer_info()
         return info.delivered is not None and info.delivered.consumer_seq > delivered
-
-    def _reached(self) -> None:
-        if self._problem is not None:
-            log.info("event=stream_reached")
-            self._problem = None
 
 
 async def _acknowledge(messages: Sequence[Msg]) -> None:

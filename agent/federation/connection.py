@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ FAILURES = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
 CONNECT_WITHIN_S = 5
 RECONNECT_AFTER_S = 2
 PING_S = 10
+RETRY_S = (1.0, 30.0)
+"""Between two tries, twice as long each time."""
 CLOSE_WITHIN_S = 5
 """For what is still on its way when a connection is closed."""
 
@@ -92,3 +94,43 @@ async def connected(servers: Servers, *, within_s: float | None = None) -> Async
         yield client
     finally:
         await client.close()
+
+
+class Contact:
+    """Keeps work going that needs servers. `name` begins the events that tell, once each, that they cannot be reached
+    and that they can again."""
+
+    def __init__(self, servers: Servers, name: str) -> None:
+        self._servers = servers
+        self._name = name
+        self._problem: str | None = None
+        self._wait_s = RETRY_S[0]
+
+    async def keep(self, work: Callable[[Client], Awaitable[None]]) -> None:
+        """Connect and work until cancelled. The work says `reached` whenever something came of it."""
+        while True:
+            try:
+                async with connected(self._servers) as client:
+                    await work(client)
+            except FAILURES as error:
+                self.failed(error)
+            await self.wait()
+
+    async def wait(self) -> None:
+        """Before the next try."""
+        await asyncio.sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, RETRY_S[1])
+
+    def reached(self) -> None:
+        """All is well."""
+        self._wait_s = RETRY_S[0]
+        if self._problem is not None:
+            log.info("event=%s_reached", self._name)
+            self._problem = None
+
+    def failed(self, error: Exception) -> None:
+        """It is not."""
+        problem = f"{type(error).__name__}: {error}"
+        if self._problem is None:
+            log.warning("event=%s_unreachable detail=%r", self._name, problem)
+        self._problem = problem

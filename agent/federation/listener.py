@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from agent.control import Request, Role
 from agent.errors import AgentError, UsageError
-from agent.federation.connection import FAILURES, Servers, connected
+from agent.federation.connection import Contact, Servers
 from agent.federation.signing import RefusedError, SignedCommand, opened
 from agent.rows import to_ms
 
@@ -25,7 +25,6 @@ COMMANDS = frozenset(
 NOBODY_HERE = -1
 """In the place of a user id of this host: the person is elsewhere."""
 MOST_WAITING = 50
-RETRY_S = (1.0, 30.0)
 LOOK_EVERY_S = 1.0
 Answer = dict[str, Any]
 
@@ -129,29 +128,17 @@ class Listener:
     """Keeps listening for commands, for as long as the agent lives."""
 
     def __init__(self, servers: Servers, desk: Desk, *, org: str, site: str) -> None:
-        self._servers = servers
+        self._contact = Contact(servers, "fleet_commands")
         self._desk = desk
         self._subject = command_subject(org, site)
-        self._problem: str | None = None
 
     async def run(self) -> None:
         """Listen until cancelled; servers that cannot be reached are told once."""
-        wait_s = RETRY_S[0]
-        while True:
-            try:
-                async with connected(self._servers) as client:
-                    wait_s = RETRY_S[0]
-                    self._problem = None
-                    await self._listen(client)
-            except FAILURES as error:
-                if self._problem is None:
-                    log.warning("event=fleet_commands_unheard detail=%r", f"{type(error).__name__}: {error}")
-                self._problem = str(error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RETRY_S[1])
+        await self._contact.keep(self._listen)
 
     async def _listen(self, client: Client) -> None:
         await client.subscribe(self._subject, cb=self._on_message, pending_msgs_limit=MOST_WAITING)
+        self._contact.reached()
         while not client.is_closed:  # noqa: ASYNC110 - the client's callback does not tell all endings
             await asyncio.sleep(LOOK_EVERY_S)
 

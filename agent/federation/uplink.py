@@ -1,24 +1,20 @@
 """Sends what waits in the outbox, in order, until it has been taken; the agent never waits for it."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from agent.federation.connection import FAILURES, Servers, connected
+from agent.federation.connection import FAILURES, Contact, Servers
 from agent.federation.messages import subject
 from agent.federation.outlet import Waiting, waiting
-
-log = logging.getLogger("hashcost")
 
 WINDOW = 64
 """Messages that are on their way at once."""
 LOOK_EVERY_S = 0.5
 ACKNOWLEDGED_WITHIN_S = 10.0
-RETRY_S = (1.0, 30.0)
 EPOCH, PREVIOUS, MESSAGE_ID = "Hashcost-Epoch", "Hashcost-Previous", "Nats-Msg-Id"
 Take = Callable[[str, int], Awaitable[None]]
 
@@ -35,42 +31,31 @@ class Uplink:
         org: str,
         site: str,
     ) -> None:
-        self._servers = servers
+        self._contact = Contact(servers, "fleet")
         self._database = database
         self._take = take
         self._org, self._site = org, site
-        self._problem: str | None = None
 
     async def run(self) -> None:
         """Send until cancelled. Servers that cannot be reached, or do not take anything, are told once."""
-        wait_s = RETRY_S[0]
-        while True:
-            try:
-                async with connected(self._servers) as client:
-                    wait_s = RETRY_S[0]
-                    await self._send_while_connected(client)
-            except FAILURES as error:
-                self._failed(error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, RETRY_S[1])
+        await self._contact.keep(self._send_while_connected)
 
     async def _send_while_connected(self, client: Client) -> None:
         """Send until the client gives up, as it does on servers that know us no more."""
         stream = client.jetstream(timeout=ACKNOWLEDGED_WITHIN_S)
-        wait_s = RETRY_S[0]
         while not client.is_closed:
             found = await asyncio.to_thread(waiting, self._database, WINDOW)
             if not found:
                 await asyncio.sleep(LOOK_EVERY_S)
-            elif await self._send(stream, found):
-                wait_s = RETRY_S[0]
+            elif (error := await self._send(stream, found)) is None:
+                self._contact.reached()
             else:
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, RETRY_S[1])
+                self._contact.failed(error)
+                await self._contact.wait()
 
-    async def _send(self, stream: JetStreamContext, messages: Sequence[Waiting]) -> bool:
+    async def _send(self, stream: JetStreamContext, messages: Sequence[Waiting]) -> Exception | None:
         """Send all, and drop the first of them that were taken, up to one that was not: it is sent again, with what
-        follows it, and known by its id if it had arrived after all. Says whether all were taken."""
+        follows it, and known by its id if it had arrived after all. Why it was not taken; None if all were."""
         async with asyncio.TaskGroup() as group:
             sent = [group.create_task(self._send_one(stream, message)) for message in messages]
         errors = [task.result() for task in sent]
@@ -78,13 +63,7 @@ class Uplink:
         if taken:
             last = messages[taken - 1].place
             await self._take(last.epoch, last.sequence)
-        if taken < len(errors):
-            self._failed(errors[taken])
-            return False
-        if self._problem is not None:
-            log.info("event=fleet_reached")
-            self._problem = None
-        return True
+        return None if taken == len(errors) else errors[taken]
 
     async def _send_one(self, stream: JetStreamContext, message: Waiting) -> Exception | None:
         place = message.place
@@ -96,9 +75,3 @@ class Uplink:
         except FAILURES as error:
             return error
         return None
-
-    def _failed(self, error: Exception | None) -> None:
-        problem = f"{type(error).__name__}: {error}"
-        if self._problem is None:
-            log.warning("event=fleet_unreachable detail=%r", problem)
-        self._problem = problem
