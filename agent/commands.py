@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from agent import economics
 from agent.appraisal import Terms
-from agent.control import Request, permitted
+from agent.control import VIEWER_COMMANDS, Request, permitted
 from agent.errors import UsageError
 from agent.explain import printable
 from agent.obligations import OPERATOR, Call, check, moment
@@ -211,14 +211,21 @@ class Commands:
     What can change something is recorded with its user before it is done, so that a crash does not hide who asked.
     """
 
-    def __init__(self, agent: CommandTarget, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, agent: CommandTarget, *, clock: Callable[[], datetime] = utc_now, stands_by: bool = False
+    ) -> None:
         self._agent = agent
         self._clock = clock
+        self._stands_by = stands_by
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         """Carry out one command and say what became of it."""
         if not permitted(request.command, request.role):
             raise CommandError(f"{request.command} is for operators, and {request.user} is a {request.role}")
+        if self._stands_by and request.command not in VIEWER_COMMANDS | {"acknowledge"}:
+            raise CommandError(
+                f"{request.command}: this agent stands by; tell the one that has the machines (`holder` of its status)"
+            )
         answers = {
             "status": self._status,
             "orders": self._orders,

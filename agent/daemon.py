@@ -8,14 +8,18 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from agent import event_loop, notify
+from agent import event_loop, membership, notify
 from agent.config import Config, ConfigError
 from agent.curtailment import Mode
 from agent.limits import LimitError, allow_files
 from agent.service import Agent
 from agent.store import UnusableStoreError
-from agent.supervision import Pulse
+from agent.supervision import Pulse, supervise
+
+if TYPE_CHECKING:
+    from agent.federation.lease import Lease
 
 log = logging.getLogger("hashcost")
 
@@ -60,20 +64,58 @@ class _Daemon:
         self._reload = reload
         self._told = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+        self._lease: Lease | None = None
+        self._leasing: asyncio.Task[None] | None = None
+        self._tenure_changed = self._new_fleet = False
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, self._told.set)
-        while not self._stopping.is_set():
-            async with self._agent() as agent:
-                log.info("event=started database=%s machines=%d", self._database, len(agent.fleet))
-                notify.tell(notify.READY, notify.status(f"{len(agent.fleet)} machines known"))
-                await self._run(agent)
-                if self._stopping.is_set():
-                    notify.tell(notify.STOPPING)
+        async with self._tasks:
+            self._claim()
+            while not self._stopping.is_set():
+                self._tenure_changed = False
+                async with self._agent() as agent:
+                    log.info(
+                        "event=started database=%s machines=%d stands_by=%s",
+                        self._database, len(agent.fleet), agent.stands_by,
+                    )  # fmt: skip
+                    notify.tell(notify.READY, notify.status(f"{len(agent.fleet)} machines known"))
+                    await self._run(agent)
+                    if self._stopping.is_set():
+                        notify.tell(notify.STOPPING)
+                await self._claim_anew_if_told()
+            await self._give_back()
         log.info("event=stopped")
+
+    def _claim(self) -> None:
+        """Want the machines, where others may have them: for as long as agents of this configuration follow each
+        other."""
+        self._lease = membership.lease(self._config, self._on_tenure)
+        if self._lease is not None:
+            self._leasing = self._tasks.create_task(supervise("lease", self._lease.run))
+
+    async def _claim_anew_if_told(self) -> None:
+        """Another configuration of the fleet is another claim; so is any, where the last came to nothing for want of a
+        database."""
+        if self._new_fleet or self._lease is None:
+            self._new_fleet = False
+            await self._give_back()
+            self._claim()
+
+    async def _give_back(self) -> None:
+        """Want them no more; no agent runs."""
+        if self._leasing is not None:
+            self._leasing.cancel()
+            await asyncio.wait([self._leasing])
+        self._lease = self._leasing = None
+
+    def _on_tenure(self) -> None:
+        self._tenure_changed = True
+        self._told.set()
 
     @contextlib.asynccontextmanager
     async def _agent(self) -> AsyncIterator[Agent]:
@@ -81,9 +123,10 @@ class _Daemon:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 agent = await stack.enter_async_context(
-                    Agent(self._config, self._database, socket=self._socket)
+                    Agent(self._config, self._database, socket=self._socket, tenure=self._lease)
                 )
             except UnusableStoreError as error:
+                await self._give_back()
                 log.error("event=storage_failed detail=%r mode=observe", str(error))  # noqa: TRY400 - the disk's fault
                 directory = stack.enter_context(TemporaryDirectory(prefix="hashcost-observing-"))
                 agent = await stack.enter_async_context(
@@ -113,7 +156,7 @@ class _Daemon:
         while True:
             await self._told.wait()
             self._told.clear()
-            if self._stopping.is_set() or await self._take_new_configuration():
+            if self._stopping.is_set() or self._tenure_changed or await self._take_new_configuration():
                 return
 
     async def _take_new_configuration(self) -> bool:
@@ -126,6 +169,7 @@ class _Daemon:
                 log.error("event=reload_refused problem=%r", problem)  # noqa: TRY400 - a mistake of a person's
             notify.tell(notify.READY, notify.status("the new configuration was refused, the old one stays"))
             return False
+        self._new_fleet = new.fleet != self._config.fleet
         self._config = new
         log.info("event=reloaded")
         return True

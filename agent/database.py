@@ -26,6 +26,9 @@ ARCHIVE = "archive"
 """Setting that says where old days are and which (`agent.archive`)."""
 HELD, MODE = "held", "mode"
 """Settings: whether a person holds the site, and the mode that the agent last ran in."""
+TENURE, FIRST_ORDER_ID = "tenure", "first_order_id"
+"""Settings of an agent that others stand by for: the tenure in which the database was last written, and where the
+numbers of its orders go on from those of another."""
 CHANGE = "change"
 """Setting that holds the number of the last change that readers may want: it only grows."""
 

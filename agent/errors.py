@@ -20,6 +20,7 @@
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
     |   `-- control.BadCommandError   the same, told by the running agent
     |-- StorageError             exit 1: the database cannot be written; nothing is done that is not recorded
+    |-- tenure.NotOursError    a command was not sent: the machines may be another agent's; the reconciler's own
     |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
     |-- telling.UnreachableError   exit 1: no server of a fleet could be reached (agent.federation)
     |-- output.OutputError     exit 1: what is printed cannot be written

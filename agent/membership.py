@@ -4,12 +4,15 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.config import Config
 from agent.control import Request
 from agent.federation.signing import public_key
 from agent.journal import OpenJournal
+
+if TYPE_CHECKING:
+    from agent.federation.lease import Lease
 
 BYTES_PER_MB = 1024 * 1024
 
@@ -22,6 +25,25 @@ def journal(config: Config) -> OpenJournal | None:
     from agent.federation.outbox import Outbox  # noqa: PLC0415 - of the extra
 
     return partial(Outbox, site=fleet.site, threshold=fleet.delta, limit_bytes=fleet.outbox_mb * BYTES_PER_MB)
+
+
+def lease(config: Config, changed: Callable[[], None]) -> "Lease | None":
+    """The claim to the site's machines that agents have who stand by for one another; None for one that is alone.
+    `changed` is called when the machines have become ours or another's."""
+    fleet = config.fleet
+    if fleet.agent is None or fleet.site is None or fleet.org is None:
+        return None
+    from agent.federation.lease import KernelAlarm, Lease  # noqa: PLC0415 - of the extra
+
+    return Lease(
+        fleet.connection(fleet.site),
+        org=fleet.org,
+        site=fleet.site,
+        agent=fleet.agent,
+        replicas=fleet.stream_replicas,
+        alarm=KernelAlarm(),
+        changed=changed,
+    )
 
 
 def uplink(

@@ -7,7 +7,7 @@ in the store, and only a reading that began after that moment counts for it.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -26,6 +26,7 @@ from agent.orders import (
     next_step,
 )
 from agent.policy import Reason
+from agent.tenure import Alone, NotOursError
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -105,7 +106,10 @@ class Reconciler:
         clock: Callable[[], datetime],
         patience: Patience,
         ramp: Ramp,
+        sending: Callable[[Order], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
+        self._sending_one = sending or Alone().sending
+        """Around each command, with its order as it is to be stored; refuses with `NotOursError`."""
         self._store = store
         self._clock = clock
         self._patience = patience
@@ -329,6 +333,13 @@ class Reconciler:
                     await self._send(order, driver)
         except _Overtaken:
             log.info("event=order_overtaken order=%d machine=%s", order.order_id, order.machine_id)
+        except NotOursError as error:
+            log.warning(
+                "event=order_not_sent order=%d machine=%s detail=%r",
+                order.order_id,
+                order.machine_id,
+                str(error),
+            )
         except StorageError as error:  # what could not be recorded was not sent; what was sent is verified
             log.warning("event=order_not_recorded order=%d detail=%r", order.order_id, str(error))
         finally:
@@ -347,20 +358,26 @@ class Reconciler:
             return
         if self.held:  # asking took its time
             return
-        sent = await self._advance(
+        going = replace(
             order,
             state=OrderState.DISPATCHING,
             dispatched_at=self._clock(),
             attempts=order.attempts + 1,
             restore=point,
         )
+        async with self._sending_one(going):
+            sent = await self._replace(order, replace(going, dispatched_at=self._clock()))
+            await self._command(sent, driver, point)
+
+    async def _command(self, sent: Order, driver: Driver, point: RestorePoint) -> None:
+        """Say it to the machine, and keep what it answered."""
         try:
             receipt = await _command(sent, driver, point)
         except DriverError as error:
             await self._not_sent(sent, error)
             return
         except Exception as error:
-            log.exception("event=driver_fault machine=%s", order.machine_id)
+            log.exception("event=driver_fault machine=%s", sent.machine_id)
             await self._advance(sent, state=OrderState.DISPATCHED, detail=f"{INTERNAL_ERROR}: {error!r}")
             return
         await self._advance(
@@ -460,7 +477,9 @@ class Reconciler:
             yield
 
     async def _advance(self, order: Order, **changes: object) -> Order:
-        after = replace(order, **changes)  # type: ignore[arg-type]
+        return await self._replace(order, replace(order, **changes))  # type: ignore[arg-type]
+
+    async def _replace(self, order: Order, after: Order) -> Order:
         async with self._step(order):
             await self._store.advance(order, after)
             self._keep(after)

@@ -25,7 +25,7 @@ from agent.control import ControlServer
 from agent.corrections import Corrections
 from agent.curtailer import Curtailer
 from agent.curtailment import Mode, Obligation
-from agent.database import HELD, MODE
+from agent.database import HELD, MODE, TENURE
 from agent.errors import StorageError
 from agent.feeds import Feeds
 from agent.fleet import Failure, Fleet
@@ -51,6 +51,7 @@ from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
 from agent.tariff.intervals import IntervalPrice
 from agent.tariff.live import LiveTariff
+from agent.tenure import Alone, Tenure
 from agent.view import Picture, site_load_kw, view_fleet
 from agent.vitals import Disk, Vitals, measure_disk
 from drivers.addresses import parse_targets
@@ -77,6 +78,8 @@ PRICES_LATE = timedelta(minutes=20)
 """A published price of an hour that is over may come so late; the hour is booked after that."""
 FLEET_COMMANDS = "fleet_commands"
 """Name of the setting that holds what was answered to commands from afar."""
+SUCCESSORS_SETTINGS = (HELD, CLOSED, OBLIGATIONS, FLEET_COMMANDS)
+"""What a person or the grid said, and whoever has the machines has to know."""
 SCAN_PROGRESS_S = 300.0
 """A scan that shows no progress for so long hangs."""
 CONTROL_BEAT_S = 10.0
@@ -98,8 +101,11 @@ class Agent:
         power: PowerPriceSource | None = None,
         socket: Path | None = None,
         storage_problem: str | None = None,
+        tenure: Tenure | None = None,
     ) -> None:
         self.config = config
+        self._tenure = tenure or Alone()
+        self.stands_by = self._tenure.stands_by
         self.book = config.terms_book()
         self.terms = self.book.site
         self._clock = clock or Clock()
@@ -136,7 +142,9 @@ class Agent:
         self._overloaded = False
 
     async def __aenter__(self) -> Self:
-        self._store = await self._in_writer(Store, self._database, membership.journal(self.config))
+        journal = None if self.stands_by else membership.journal(self.config)
+        self._store = await self._in_writer(Store, self._database, journal)
+        await self._succeed()
         self.fleet = Fleet(await self._in_writer(self._store.load_machines))
         self._inventory = Inventory(self.fleet, self.config.groups, self._clock.now)
         prices = await self._in_writer(self._store.setting, PRICES)
@@ -144,13 +152,20 @@ class Agent:
         await self._stack.enter_async_context(self.feeds)
         policy = self.config.policy()
         remembered = await self._in_writer(self._store.load_orders, self._clock.now() - REMEMBER)
+        kept = {name: await self._in_writer(self._store.setting, name) for name in SUCCESSORS_SETTINGS}
+        self._tenure.begin(
+            remembered,
+            {name: value for name, value in kept.items() if value is not None},
+            token=int(await self._in_writer(self._store.setting, TENURE) or 0),
+        )
         self.reconciler = await self._stack.enter_async_context(
             Reconciler(
-                _OrderWriter(self._store, self._in_writer),
+                _OrderWriter(self._store, self._in_writer, self._tenure.keep_order),
                 remembered,
                 clock=self._clock.now,
                 patience=Patience(),
                 ramp=Ramp(machines=policy.batch_machines, kw_per_min=policy.ramp_kw_per_min),
+                sending=self._tenure.sending,
             )
         )
         decided = await self._in_writer(self._store.load_decisions)
@@ -184,11 +199,15 @@ class Agent:
             self.terms,
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
-            save=lambda name, on: self._in_writer(self._store.save_setting, name, "yes" if on else "no"),
+            save=lambda name, on: self._keep(name, "yes" if on else "no"),
             obligations=self.obligations,
             save_calls=self._save_calls,
             herald=self.herald,
-            health=lambda: {"loops": self.pulse.as_data(), "storage_problem": self.storage_problem},
+            health=lambda: {
+                "loops": self.pulse.as_data(),
+                "storage_problem": self.storage_problem,
+                **self._tenure.as_data(),
+            },
         )
         return self
 
@@ -202,6 +221,22 @@ class Agent:
         finally:
             await self._in_writer(self._store.close)
             self._writer.shutdown(wait=False)  # idle by now
+
+    async def _succeed(self) -> None:
+        """Take over what another agent left, before anything is done with what is remembered here."""
+        if self.stands_by:
+            await self._in_writer(self._store.drop_untold)
+        elif (left := self._tenure.inheritance) is not None:
+            for order in await self._in_writer(self._store.inherit, left):
+                log.warning(
+                    "event=order_not_inherited order=%d machine=%s state=%s",
+                    order.order_id, order.machine_id, order.state.value,
+                )  # fmt: skip
+
+    async def _keep(self, name: str, value: str) -> None:
+        """Remember a setting that a successor would have to know as well."""
+        await self._in_writer(self._store.save_setting, name, value)
+        self._tenure.keep_setting(name, value)
 
     async def _setting(self, name: str) -> bool:
         return await self._in_writer(self._store.setting, name) == "yes"
@@ -220,15 +255,15 @@ class Agent:
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
                 group.create_task(supervise("fleet", tell))  # nor what only tells others
             group.create_task(supervise("ledger", self.book_forever))
-            commands = Commands(self.operations, clock=self._clock.now)
+            commands = Commands(self.operations, clock=self._clock.now, stands_by=self.stands_by)
             listen_afar = membership.listener(
                 self.config,
                 commands,
                 now=self._clock.now,
                 load=lambda: self._in_writer(self._store.setting, FLEET_COMMANDS),
-                save=lambda told: self._in_writer(self._store.save_setting, FLEET_COMMANDS, told),
+                save=lambda told: self._keep(FLEET_COMMANDS, told),
             )
-            if listen_afar is not None:
+            if listen_afar is not None and not self.stands_by:
                 group.create_task(supervise("fleet_commands", listen_afar))
             if self._socket is not None:
                 server = ControlServer(self._socket, commands, **self.config.control.model_dump())
@@ -306,13 +341,18 @@ class Agent:
             told = json.dumps(report(picture.market, figures, self.feeds.statuses()))
             await self._in_writer(self._store.save_setting, PRICES, told)
             await self._oblige(picture)
-            await self.curtailer.decide(picture)
-            changed = self.curtailer.changed()
-            await self._in_writer(self._store.save_decisions, changed)
-            self.curtailer.stored(changed)
-            await self.reconciler.tick(self._sightings(picture))
+            if self._tenure.may_command:
+                await self._act(picture)
         await self._show_vitals(result)
         return picture
+
+    async def _act(self, picture: Picture) -> None:
+        """Decide, and bring orders further."""
+        await self.curtailer.decide(picture)
+        changed = self.curtailer.changed()
+        await self._in_writer(self._store.save_decisions, changed)
+        self.curtailer.stored(changed)
+        await self.reconciler.tick(self._sightings(picture))
 
     async def _show_vitals(self, result: RoundResult) -> None:
         """Take stock at the end of a round, for whoever watches the agent."""
@@ -411,8 +451,7 @@ class Agent:
         await self._in_writer(self._store.save_events, [Event(at=now, kind=kind, detail=after.in_words())])
 
     async def _save_calls(self, calls: Sequence[Call]) -> None:
-        told = json.dumps([call.as_data() for call in calls])
-        await self._in_writer(self._store.save_setting, OBLIGATIONS, told)
+        await self._keep(OBLIGATIONS, json.dumps([call.as_data() for call in calls]))
 
     @contextlib.asynccontextmanager
     async def _recording(self) -> AsyncIterator[None]:
@@ -583,24 +622,32 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class _OrderWriter:
-    """The reconciler's `OrderStore`: the store, in its own thread."""
+    """The reconciler's `OrderStore`: the store, in its own thread. What is stored is told `kept`."""
 
     store: Store
     run: Callable[..., Awaitable[Any]]
+    kept: Callable[[Order], None]
 
     async def create(self, order: Order) -> Order | None:
         created: Order | None = await self.run(self.store.create_order, order)
+        if created is not None:
+            self.kept(created)
         return created
 
     async def advance(self, before: Order, after: Order) -> None:
         await self.run(self.store.advance, before, after)
+        self.kept(after)
 
     async def supersede(self, before: Order, after: Order, new: Order) -> Order:
         created: Order = await self.run(self.store.supersede, before, after, new)
+        self.kept(after)
+        self.kept(created)
         return created
 
     async def advance_both(self, first: tuple[Order, Order], second: tuple[Order, Order]) -> None:
         await self.run(self.store.advance_both, first, second)
+        self.kept(first[1])
+        self.kept(second[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ from typing import Self
 
 from sqlite_utils import Database
 
-from agent import books
+from agent import books, succession
 from agent.appraisal import Terms
 from agent.baseline import Baseline
 from agent.database import (
     BUSY_TIMEOUT_S,
     CHANGE,
+    FIRST_ORDER_ID,
     PRICES,
     TAKEN,
     StoreError,
@@ -63,6 +64,7 @@ from agent.rows import (
     round_values,
     to_ms,
 )
+from agent.tenure import Inheritance
 from agent.terms import TermsBook
 from agent.view import Picture
 from drivers.reading import MachineId
@@ -123,6 +125,7 @@ class Store:
         self._path = path
         self._journal: Journal = NoJournal() if open_journal is None else open_journal(connection)
         self._change = int(self.setting(CHANGE) or 0)
+        self._first_order_id = int(self.setting(FIRST_ORDER_ID) or 1)
         self._details = DetailsToWrite()
         self._quotes: dict[tuple[bool, tuple[object, ...]], int] = {}
         self._new_quotes: dict[tuple[bool, tuple[object, ...]], int] = {}
@@ -387,8 +390,9 @@ class Store:
     def _insert_order(self, order: Order) -> Order:
         marks = ", ".join("?" * len(ORDER_COLUMNS))
         cursor = self._db.conn.execute(
-            f"insert into orders ({', '.join(ORDER_COLUMNS)}) values ({marks})",  # noqa: S608 - names of ours
-            order_row(order),
+            f"insert into orders (order_id, {', '.join(ORDER_COLUMNS)}) "  # noqa: S608 - names of ours
+            f"values (max(coalesce((select max(order_id) from orders), 0) + 1, ?), {marks})",
+            (self._first_order_id, *order_row(order)),
         )
         assert cursor.lastrowid is not None  # noqa: S101 - an insert has one
         self._journal.order(cursor.lastrowid, order_row(order))
@@ -415,6 +419,19 @@ class Store:
                 [to_ms(since)],
             )
         ]
+
+    def inherit(self, left: Inheritance) -> list[Order]:
+        """Take over what another agent of the site left; the orders of machines that are not known here, of which
+        nothing can be taken over."""
+        with self._db.atomic():
+            unknown = succession.inherit(self._db.conn, left)
+        self._first_order_id = int(self.setting(FIRST_ORDER_ID) or 1)
+        return unknown
+
+    def drop_untold(self) -> None:
+        """Keep of what waits for the fleet what no other agent of the site tells."""
+        with self._db.atomic():
+            succession.drop_untold(self._db.conn)
 
     def save_decisions(self, records: Iterable[DecisionRecord]) -> None:
         """Replace what was decided of these machines."""

@@ -27,6 +27,10 @@ class FleetSection(Section):
     )
     org: Token | None = Field(default=None, description="Organisation: letters, digits, dash, underscore.")
     site: Token | None = Field(default=None, description="Name of this site within it, in the same letters.")
+    agent: Token | None = Field(
+        default=None,
+        description="Name of this agent among those that stand by for one another; none: it is the only one.",
+    )
     creds_file: str | None = Field(default=None, description="File with the site's credentials (.creds).")
     nkey_file: str | None = Field(default=None, description="File with the seed of the site's nkey.")
     ca_file: str | None = Field(
@@ -46,7 +50,10 @@ class FleetSection(Section):
         description="Who may command the site from afar: names with public nkeys (U...); else nobody.",
     )
     stream_replicas: int = Field(
-        default=1, ge=1, le=5, description="Of fleet run: on how many servers a stream that it makes is kept."
+        default=1,
+        ge=1,
+        le=5,
+        description="On how many servers a stream or a bucket that is made here is kept.",
     )
     stream_mb: int = Field(
         default=10_240, ge=10, le=10_000_000, description="Of fleet run: most MB in a stream that it makes."
@@ -65,6 +72,8 @@ class FleetSection(Section):
             raise ValueError(f"fleet {MISSING}")
         if self.org is None:
             raise ValueError("give org: subjects are hashcost.ORG.SITE.KIND")
+        if self.agent is not None and self.site is None:
+            raise ValueError("agent: give site, of whose machines it is")
         if self.creds_file is not None and self.nkey_file is not None:
             raise ValueError("give creds_file or nkey_file, not both")
         for address in self.servers:

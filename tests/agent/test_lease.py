@@ -1,0 +1,321 @@
+"""The lease that agents of one site have on its machines, on a real server: one commands, the other can go on from what
+the first one knew."""
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from agent.config import ConfigError, parse
+from agent.federation import lease as module
+from agent.federation.bucket import Bucket, Entry, Tenant, left_by, orders_key
+from agent.federation.connection import Servers, connected
+from agent.federation.lease import Lease
+from agent.membership import lease
+from agent.orders import OrderState
+from agent.simulated.nats import Cluster, server_program
+from agent.store import Store
+from agent.tenure import Inheritance, NotOursError
+from tests.agent.builders import NOW, eventually, mac, machine, order, reading, save
+from tests.agent.processes import ROOT, child_environment
+from tests.agent.test_uplink import key
+
+pytestmark = [
+    # nats-py leaves sockets of servers that went away to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
+]
+
+
+class NoAlarm:
+    """A process of tests is not ended; when it would have been is kept."""
+
+    def __init__(self):
+        self.within_s = None
+
+    def set(self, within_s):
+        self.within_s = within_s
+
+    def clear(self):
+        self.within_s = None
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    """The times between them as they are, in tenths of a second."""
+    for name in ("RENEW_EVERY_S", "LOOK_EVERY_S", "VALID_S", "BREAK_OFF_S", "TAKE_AFTER_S"):
+        monkeypatch.setattr(module, name, getattr(module, name) / 5)
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as running:
+        yield running
+
+
+def ordered(number, **changes):
+    return order(machine_id=mac(number), **changes)
+
+
+def claimant(server, name, **login):
+    servers = Servers(addresses=server.urls, name="denver", **login)
+    made = Lease(
+        servers, org="acme", site="denver", agent=name, replicas=1, alarm=NoAlarm(), changed=lambda: None
+    )
+    made.begin([], {}, token=0)
+    return made
+
+
+@asynccontextmanager
+async def running(*leases):
+    tasks = [asyncio.create_task(each.run()) for each in leases]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def owns(each, orders=(), settings=None):
+    """Until it has the machines, and an agent that goes on from there."""
+    await eventually(lambda: not each.stands_by, 30.0)
+    each.begin(orders, settings or {}, token=each._token)
+    await eventually(lambda: each.may_command, 30.0)
+
+
+async def written(each):
+    await eventually(lambda: not each._unwritten, 30.0)
+
+
+async def test_one_has_it_and_the_other_stands_by(server):
+    first, second = claimant(server, "a"), claimant(server, "b")
+    async with running(first):
+        await owns(first)
+        async with running(second):
+            await eventually(lambda: second.as_data()["holder"] == "a", 30.0)
+            async with first.sending(ordered(1)):
+                pass
+            with pytest.raises(NotOursError):
+                async with second.sending(ordered(1)):
+                    raise AssertionError("it sends")
+    assert (first.stands_by, second.stands_by) == (False, True)
+
+
+async def test_who_takes_over_goes_on_from_what_the_other_knew(server):
+    first, second = claimant(server, "a"), claimant(server, "b")
+    asleep = ordered(1, state=OrderState.CONFIRMED, order_id=7)
+    going = ordered(2, state=OrderState.APPROVED, order_id=9)
+    async with running(first) as (task,):
+        await owns(first, [asleep], {"held": "yes"})
+        await written(first)
+        async with running(second):
+
+            async def send():
+                async with first.sending(replace(going, state=OrderState.DISPATCHING)):
+                    task.cancel()  # in its midst, and it gives nothing back
+                    await asyncio.Event().wait()
+
+            with pytest.raises(NotOursError):
+                await send()
+            await eventually(lambda: not second.stands_by, 30.0)
+            left = second.inheritance
+            assert not second.may_command  # before that has been taken over
+    found = {each.order_id: each.state for each in left.orders}
+    assert found == {7: OrderState.CONFIRMED, 9: OrderState.DISPATCHING}
+    assert left.settings == {"held": "yes"}
+    assert left.first_order_id == 10
+
+
+async def test_one_that_ends_gives_it_back_and_one_that_comes_again_is_not_told_what_it_knows(
+    server, monkeypatch
+):
+    first, second = claimant(server, "a"), claimant(server, "b")
+    async with running(first):
+        await owns(first, [ordered(1, order_id=3)])
+    monkeypatch.setattr(module, "TAKE_AFTER_S", 1e9)
+    async with running(second):
+        await eventually(lambda: not second.stands_by, 30.0)
+        assert [each.order_id for each in second.inheritance.orders] == [3]
+        second.begin([], {}, token=second._token)
+        token = second._token
+        async with connected(Servers(addresses=server.urls, name="x")) as client:  # as if it had been killed
+            bucket = await Bucket.open(client, org="acme", site="denver", replicas=1)
+            killed = (await bucket.lease()).tenant
+    async with connected(Servers(addresses=server.urls, name="x")) as client:
+        bucket = await Bucket.open(client, org="acme", site="denver", replicas=1)
+        await bucket.claim(replace(killed, token=token), last=(await bucket.lease()).revision)
+    again = claimant(server, "b")
+    again.begin([], {}, token=token)
+    async with running(again):
+        await eventually(lambda: not again.stands_by, 30.0)
+    assert again.inheritance == Inheritance(token=again._token)
+
+
+async def test_an_owner_that_cannot_renew_stops_before_it_can_be_taken_and_goes_on_when_it_can(server):
+    first = claimant(server, "a")
+    async with running(first):
+        await owns(first)
+        token = first._token
+
+        async def send():
+            async with first.sending(ordered(1)):
+                server.send(0, signal.SIGSTOP)
+                await asyncio.Event().wait()
+
+        sending = asyncio.create_task(send())
+        await eventually(lambda: first._alarm.within_s is not None, 30.0)
+        assert first._alarm.within_s <= module.VALID_S < module.TAKE_AFTER_S
+        with pytest.raises(NotOursError, match="under way"):
+            await sending
+        assert first._alarm.within_s is None
+        assert not first.may_command
+        assert not first.stands_by
+        with pytest.raises(NotOursError):
+            async with first.sending(ordered(1)):
+                raise AssertionError("it sends")
+        server.send(0, signal.SIGCONT)
+        await eventually(lambda: first.may_command, 60.0)
+        assert first._token == token
+        async with first.sending(ordered(1)):
+            pass
+
+
+async def test_an_owner_that_was_overtaken_finds_out_before_it_sends(server):
+    first = claimant(server, "a")
+    told = []
+    first._changed = lambda: told.append(first.stands_by)
+    async with running(first), connected(Servers(addresses=server.urls, name="x")) as client:
+        await owns(first)
+        bucket = await Bucket.open(client, org="acme", site="denver", replicas=1)
+        first._poke = asyncio.Event()  # its next renewal is the one that the command asks for
+        claimed = False
+        while not claimed:
+            seen = await bucket.lease()
+            try:
+                await bucket.claim(Tenant(agent="b", instance="other"), last=seen.revision)
+                claimed = True
+            except module.OvertakenError:
+                continue
+        with pytest.raises(NotOursError):
+            async with first.sending(ordered(1)):
+                raise AssertionError("it sends")
+        await eventually(lambda: first.stands_by, 30.0)
+    assert told == [False, True]
+
+
+def test_what_a_relieved_agent_wrote_is_nothing():
+    def entry(key, revision, token):
+        return Entry(key=key, revision=revision, token=token, value=[])
+
+    found = [entry("old", 3, 1), entry("found", 9, 5), entry("late", 12, 5), entry("own", 14, 10)]
+    assert [each.key for each in left_by(found, 10)] == ["old", "found", "own"]
+
+
+def test_a_stopped_process_is_ended_by_the_kernel_before_it_goes_on(tmp_path):
+    code = (
+        "import sys, time\n"
+        "from agent.federation.lease import KernelAlarm\n"
+        "KernelAlarm().set(1.5)\n"
+        "print('set', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print('went on', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=child_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"set\n"
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 3.0
+    while time.monotonic() < deadline:  # the time that it is stopped is what is tested
+        time.sleep(0.1)
+    process.stdin.write(b"go on\n")
+    process.stdin.flush()
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=30)
+    assert (process.returncode, said) == (-signal.SIGALRM, b"")
+
+
+def test_orders_that_were_left_stand_and_of_our_own_none_else(tmp_path):
+    with Store(tmp_path / "h.db") as store:
+        save(store, machine(1, reading()), machine(2, reading()), machine(3, reading()))
+        own = store.create_order(ordered(1, state=OrderState.APPROVED))
+        kept = store.create_order(ordered(2, state=OrderState.APPROVED))
+        theirs = ordered(2, state=OrderState.DISPATCHING, order_id=kept.order_id, dispatched_at=NOW)
+        unknown = ordered(9, state=OrderState.DISPATCHED, order_id=41)
+        later = ordered(3, state=OrderState.CONFIRMED, order_id=40, confirmed_at=NOW, settled_at=NOW)
+        left = Inheritance(
+            token=5, orders=[theirs, unknown, later], settings={"held": "yes"}, first_order_id=100
+        )
+        assert store.inherit(left) == [unknown]
+        found = {each.order_id: each.state for each in store.load_orders(NOW)}
+        assert found == {
+            theirs.order_id: OrderState.DISPATCHING,
+            40: OrderState.CONFIRMED,
+            own.order_id: OrderState.EXPIRED,
+        }
+        assert (store.setting("held"), store.setting("tenure")) == ("yes", "5")
+        assert store.create_order(ordered(1)).order_id == 100
+        assert store.inherit(Inheritance(token=6)) == []
+        assert len(store.load_orders(NOW)) == 4
+    with Store(tmp_path / "h.db") as store:
+        store.save_setting("tenure", "6")
+        assert store.create_order(ordered(2)) is None
+
+
+def test_a_lease_is_for_those_who_stand_by_for_one_another():
+    fleet = '[fleet]\nservers = ["nats://127.66.0.9:4222"]\norg = "acme"\n'
+    assert lease(parse(fleet + 'site = "denver"\n', source="x"), lambda: None) is None
+    with pytest.raises(ConfigError, match="agent: give site"):
+        parse(fleet + 'agent = "a"\n', source="x")
+
+
+def test_a_machine_of_any_name_has_a_key():
+    assert orders_key(mac(1)) != orders_key(mac(2))
+    assert orders_key("serial: ä/*>").isascii()
+
+
+PERMISSIONS = """
+accounts {{ acme {{ jetstream: enabled, users: [ {{ nkey: {key}, permissions: {{
+  publish: ["$KV.HASHCOST-acme-denver.>", "$JS.API.STREAM.*.KV_HASHCOST-acme-denver",
+    "$JS.API.STREAM.MSG.GET.KV_HASHCOST-acme-denver", "$JS.API.CONSUMER.*.KV_HASHCOST-acme-denver",
+    "$JS.API.CONSUMER.*.KV_HASHCOST-acme-denver.>",
+    "$JS.FC.KV_HASHCOST-acme-denver.>"]
+  subscribe: ["_INBOX_denver.>"] }} }} ] }} }}
+"""
+
+
+def test_the_permissions_are_as_documented():
+    documented = (ROOT / "docs" / "fleet.md").read_text()
+    assert all(f'"{subject}"' in documented for subject in re.findall(r'"(\$[^"]*)"', PERMISSIONS))
+
+
+async def test_the_documented_permissions_are_enough_for_the_sites_own_lease_and_no_other(tmp_path):
+    (tmp_path / "nats").mkdir()
+    public, seed_file = key(tmp_path, "denver")
+    with Cluster(tmp_path / "nats", nodes=1, extra=PERMISSIONS.format(key=public)) as server:
+        servers = Servers(addresses=server.urls, name="denver", nkey_file=seed_file)
+        first, second = (
+            Lease(
+                servers, org="acme", site=site, agent="a", replicas=1, alarm=NoAlarm(), changed=lambda: None
+            )
+            for site in ("denver", "tulsa")
+        )
+        for each in (first, second):
+            each.begin([], {}, token=0)
+        async with running(first, second):
+            await owns(first, [ordered(1)])
+            await written(first)
+            async with first.sending(ordered(1)):
+                pass
+        async with running(again := claimant(server, "b", nkey_file=seed_file)):
+            await eventually(lambda: not again.stands_by, 30.0)
+            assert len(again.inheritance.orders) == 1
+    assert second.stands_by
