@@ -690,6 +690,7 @@ def whatif(
 ) -> None:
     """What other prices would do to the site. Options that are given more than once are combined; without any, the
     usual scenarios are shown."""
+    from agent.federation.fleet_database import is_fleet
     from agent.whatif_report import Question, print_whatif
 
     question = Question(
@@ -704,7 +705,13 @@ def whatif(
         machine_price_usd_per_ths=machine_price,
         inventory=inventory,
     )
-    print_whatif(question, _load(config_path), database, as_json=as_json)
+    config = _load(config_path)
+    if is_fleet(database):
+        from agent.federation.what_if import print_fleet_whatif
+
+        print_fleet_whatif(question, config, database, as_json=as_json)
+        return
+    print_whatif(question, config, database, as_json=as_json)
 
 
 @cli.command()

@@ -68,8 +68,7 @@ class _Base:
 def print_whatif(question: Question, config: Config, database: Path, *, as_json: bool) -> None:
     """Print what the scenarios do to the site. Raises `UsageError` where nothing is known of it."""
     base = _base(question, config, database)
-    now = assess(base.lots, base.prices)
-    outcomes = [assess(base.lots, prices, name) for name, prices in _scenarios(question, base.prices)]
+    now, outcomes = _assessed(question, base)
     models = model_lines(base.lots, base.prices, growth_per_month=question.growth_per_month)
     steps = merit_order(base.lots, base.prices)
     if as_json:
@@ -78,6 +77,16 @@ def print_whatif(question: Question, config: Config, database: Path, *, as_json:
         return
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     console.print(_draw(base, now, outcomes, models, steps))
+
+
+def assess_site(question: Question, config: Config, database: Path) -> tuple[Outcome, list[Outcome]]:
+    """What a site does now and in each scenario. Raises `UsageError` where nothing is known of it."""
+    return _assessed(question, _base(question, config, database))
+
+
+def _assessed(question: Question, base: _Base) -> tuple[Outcome, list[Outcome]]:
+    scenarios = _scenarios(question, base.prices)
+    return assess(base.lots, base.prices), [assess(base.lots, prices, name) for name, prices in scenarios]
 
 
 # -- what there is to reckon with --------------------------------------------------------------------------

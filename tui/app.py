@@ -12,6 +12,8 @@ from textual.screen import Screen
 
 from agent.control import ControlError
 from agent.database import StoreError
+from agent.errors import UsageError
+from agent.federation.fleet_database import is_fleet
 from drivers.reading import MachineId
 from tui.bindings import (
     CURTAILMENT,
@@ -25,6 +27,7 @@ from tui.bindings import (
     keys_of,
     operating_actions,
 )
+from tui.fleet_source import CopySource, FleetSource
 from tui.screens.base import SiteScreen
 from tui.screens.confirm import ConfirmScreen, Plan
 from tui.screens.curtailment import CurtailmentScreen, OrderLine
@@ -34,6 +37,7 @@ from tui.screens.help import HelpScreen
 from tui.screens.machine import MachineScreen
 from tui.screens.market import MarketScreen
 from tui.screens.what_if import WhatIfScreen
+from tui.sites import SitesApp
 from tui.source import AgentState, SiteState, Source
 from tui.vanished import end_with_terminal
 from tui.widgets.line_table import LineTable
@@ -61,8 +65,18 @@ class HashcostApp(App[None]):
     }
     DEFAULT_MODE = FLEET
 
-    def __init__(self, source: Source, *, operate: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        operate: bool = False,
+        site_name: str | None = None,
+        machine: MachineId | None = None,
+    ) -> None:
         super().__init__()
+        self.site_name = site_name
+        """Of a site of a fleet."""
+        self._first = machine
         self.source = source
         self.operate = operate
         self.state: SiteState | None = None
@@ -73,7 +87,9 @@ class HashcostApp(App[None]):
         """The machine that was looked at last."""
 
     def on_mount(self) -> None:
-        """Begin to refresh."""
+        """Begin to refresh; with one machine, if that is what is to be seen."""
+        if self._first is not None:
+            self.open_machine(self._first)
         self.run_worker(self._refresh_forever(), group="refresh", exclusive=True)
         self.run_worker(self._ask_forever(), group="ask", exclusive=True)
 
@@ -316,7 +332,11 @@ def _machine(machine: dict[str, Any]) -> str:
 
 
 def run(database: Path, socket: Path | None, *, operate: bool) -> None:
-    """Open the terminal on a database. Raises `StoreError` at once if there is nothing to show."""
+    """Open the terminal on a database, or on the directory of a fleet. Raises `StoreError` at once if there is nothing
+    to show."""
+    if is_fleet(database):
+        run_fleet(database, operate=operate)
+        return
     source = Source(database, socket)
     try:
         source.check()
@@ -325,3 +345,15 @@ def run(database: Path, socket: Path | None, *, operate: bool) -> None:
         raise
     end_with_terminal()
     HashcostApp(source, operate=operate).run()
+
+
+def run_fleet(directory: Path, *, operate: bool) -> None:
+    """Show the sites of a fleet, and each that is chosen until that is closed. Raises `UsageError`."""
+    if operate:
+        raise UsageError(
+            f"{directory}: is a fleet, which is told with `hashcost fleet tell` and `fleet shed`"
+        )
+    end_with_terminal()
+    while (chosen := SitesApp(FleetSource(directory)).run()) is not None:
+        source = CopySource(directory / f"{chosen.site}.db")
+        HashcostApp(source, site_name=chosen.site, machine=chosen.machine_id).run()

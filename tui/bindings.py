@@ -9,6 +9,8 @@ FLEET, MACHINE, CURTAILMENT, MARKET, WHAT_IF, EVENTS = (
     "fleet", "machine", "curtailment", "market", "what-if", "events",
 )  # fmt: skip
 SCREENS = (FLEET, MACHINE, CURTAILMENT, MARKET, WHAT_IF, EVENTS)
+SITES, ALL_MACHINES = "sites", "machines"
+"""The screens of a fleet; each of its sites has the others."""
 EVERYWHERE, TABLES, SLIDERS = "everywhere", "tables", "sliders"
 
 
@@ -75,6 +77,14 @@ KEYS = (
     Key(key="r", action="reset", text="As it is now", where=WHAT_IF),
     Key(key="slash", label="/", action="filter", text="Filter", where=EVENTS),
     Key(key="escape", label="Esc", action="unfilter", text="All events", where=EVENTS, shown=False),
+    Key(key="enter", action="open", text="Open the site", where=SITES, label="Enter"),
+    Key(key="m", action="app.go('machines')", text="All machines", where=SITES),
+    Key(key="s", action="sort", text="Sort", where=SITES, shown=False),
+    Key(key="d", action="turn", text="Other direction", where=SITES, shown=False),
+    Key(key="enter", action="open", text="Open the machine", where=ALL_MACHINES, label="Enter"),
+    Key(key="escape", label="Esc", action="app.go('sites')", text="Sites", where=ALL_MACHINES),
+    Key(key="s", action="sort", text="Sort", where=ALL_MACHINES, shown=False),
+    Key(key="d", action="turn", text="Other direction", where=ALL_MACHINES, shown=False),
     Key(key="up", label="Up", action="move(-1)", text="Row up", where=TABLES, shown=False),
     Key(key="down", label="Down", action="move(1)", text="Row down", where=TABLES, shown=False),
     Key(key="pageup", label="PgUp", action="page(-1)", text="Page up", where=TABLES, shown=False),
@@ -88,7 +98,14 @@ KEYS = (
 )
 
 
-_WIDGETS = {FLEET: (TABLES,), CURTAILMENT: (TABLES,), EVENTS: (TABLES,), WHAT_IF: (SLIDERS,)}
+_WIDGETS = {
+    SITES: (TABLES,),
+    ALL_MACHINES: (TABLES,),
+    FLEET: (TABLES,),
+    CURTAILMENT: (TABLES,),
+    EVENTS: (TABLES,),
+    WHAT_IF: (SLIDERS,),
+}
 
 
 def bindings(where: str) -> list[Binding]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -20,9 +21,11 @@ from agent.federation.replica import HEARD
 from agent.rows import from_ms
 from agent.stored import StoredPicture, stored_picture
 from agent.summary import market_as_data, number, span, total_lines, view_as_data
-from agent.view import totals
+from agent.view import MachineView, totals
+from drivers.reading import MachineId
 
 PLAIN_WIDTH = 200
+HEALTH_STYLE = {"ok": "green", "silent": "yellow", "unreadable": "red"}
 _HEADINGS = (
     "site", "health", "age", "machines", "mining", "asleep", "unknown", "kW", "PH/s", "margin", "hashprice", "power",
     "to curtail", "kW to go",
@@ -61,12 +64,13 @@ def site_views(directory: Path, now: datetime) -> list[SiteView]:
 def _site_view(site: str, database: Path, now: datetime) -> SiteView:
     try:
         stored = stored_picture(database, now)
-        return SiteView(site=site, stored=stored, problem=None, heard_at=_heard_at(database))
+        return SiteView(site=site, stored=stored, problem=None, heard_at=heard_at(database))
     except UsageError as error:
         return SiteView(site=site, stored=None, problem=str(error))
 
 
-def _heard_at(database: Path) -> datetime | None:
+def heard_at(database: Path) -> datetime | None:
+    """When a site's last round came, by the clock here. Raises `sqlite3.Error`."""
     with closing(connect_read_only(database)) as connection:
         row = connection.execute("select value from settings where name = ?", [HEARD]).fetchone()
     return None if row is None else from_ms(int(row[0]))
@@ -94,7 +98,7 @@ def fleet_as_data(sites: Sequence[SiteView], state: State, now: datetime) -> dic
             if site.stored is not None
             for view in site.stored.picture.views
         ],
-        "totals": asdict(totals(_current_views(sites))),
+        "totals": asdict(totals(current_views(sites))),
         "stream": asdict(state),
     }
 
@@ -118,11 +122,11 @@ def draw_fleet(sites: Sequence[SiteView], state: State) -> RenderableType:
         table.add_column(heading, justify="left" if heading in _HEADINGS[:2] else "right", no_wrap=True)
     for site in sites:
         table.add_row(*_cells(site))
-    return Group(table, *total_lines(totals(_current_views(sites))), *_notes(sites, state))
+    return Group(table, *total_lines(totals(current_views(sites))), *notes(sites, state))
 
 
 def _cells(site: SiteView) -> list[Text]:
-    style = {"ok": "green", "silent": "yellow"}.get(site.health, "red")
+    style = HEALTH_STYLE[site.health]
     if (stored := site.stored) is None:
         return [Text(site.site), Text(site.health, style)]
     sums = totals(stored.picture.views)
@@ -141,14 +145,27 @@ def _cells(site: SiteView) -> list[Text]:
     ]  # fmt: skip
 
 
-def _notes(sites: Sequence[SiteView], state: State) -> list[Text]:
-    notes = [f"{site.site}: {site.problem}" for site in sites if site.problem is not None]
+def notes(sites: Sequence[SiteView], state: State) -> list[Text]:
+    """What is to be said of sites and messages besides."""
+    said = [f"{site.site}: {site.problem}" for site in sites if site.problem is not None]
     silent = [site.site for site in sites if site.health == "silent"]
     if silent:
-        notes.append(f"not in the sums, since nothing is known of them now: {', '.join(silent)}")
-    notes += [f"{site}: {count} messages refused" for site, count in sorted(state.refused.items())]
-    return [Text(note, style="yellow") for note in notes]
+        said.append(f"not in the sums, since nothing is known of them now: {', '.join(silent)}")
+    said += _shared(sites)
+    said += [f"{site}: {count} messages refused" for site, count in sorted(state.refused.items())]
+    return [Text(note, style="yellow") for note in said]
 
 
-def _current_views(sites: Sequence[SiteView]) -> list[Any]:
+def _shared(sites: Sequence[SiteView]) -> list[str]:
+    """Sites that know the same machine: the agents of both would command it."""
+    known: dict[MachineId, list[str]] = {}
+    for site in sites:
+        for view in site.stored.picture.views if site.is_current and site.stored else ():
+            known.setdefault(view.machine_id, []).append(site.site)
+    shared = Counter(tuple(names) for names in known.values() if len(names) > 1)
+    return [f"{' and '.join(names)} both have {count} machines" for names, count in sorted(shared.items())]
+
+
+def current_views(sites: Sequence[SiteView]) -> list[MachineView]:
+    """The machines of the sites of which it is known how they are."""
     return [view for site in sites if site.is_current and site.stored for view in site.stored.picture.views]

@@ -1,15 +1,16 @@
 """`hashcost fleet run`: the fleet's database, kept up from the stream until it is told to stop."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 from pathlib import Path
 
 from agent import notify
-from agent.config import Config
+from agent.config import Config, MetricsSection
 from agent.federation.collector import Collector, stream_of
 from agent.federation.fleet_database import FleetDatabase
+from agent.federation.metrics import FleetMetrics
+from agent.publisher import MetricsFile, MetricsPage
 from agent.supervision import supervise
 
 log = logging.getLogger("hashcost")
@@ -27,12 +28,14 @@ def run_fleet(config: Config, directory: Path) -> None:
     )
     database = FleetDatabase(directory)
     try:
-        asyncio.run(_until_stopped(Collector(fleet.connection("fleet"), stream, database)))
+        asyncio.run(
+            _until_stopped(Collector(fleet.connection("fleet"), stream, database), config.metrics, directory)
+        )
     finally:
         database.close()
 
 
-async def _until_stopped(collector: Collector) -> None:
+async def _until_stopped(collector: Collector, told: MetricsSection, directory: Path) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,10 +43,16 @@ async def _until_stopped(collector: Collector) -> None:
     log.info("event=started")
     notify.tell(notify.READY)
     async with asyncio.TaskGroup() as group:
-        work = group.create_task(supervise("fleet", collector.run))
+        work = [group.create_task(supervise("fleet", collector.run))]
+        listen, textfile = told.address(), told.textfile
+        if listen is not None or textfile is not None:
+            metrics = FleetMetrics(directory, None if textfile is None else MetricsFile(Path(textfile)))
+            work.append(group.create_task(supervise("metrics", metrics.run)))
+        if listen is not None:
+            page = MetricsPage(listen, lambda: metrics.text)
+            work.append(group.create_task(supervise("metrics_page", page.run)))
         await stopping.wait()
         notify.tell(notify.STOPPING)
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        for task in work:
+            task.cancel()
     log.info("event=stopped")

@@ -20,7 +20,7 @@ from agent.federation.outlet import waiting
 from agent.federation.uplink import Uplink
 from agent.reader import Reader
 from agent.rows import Event
-from agent.simulated.nats import Cluster, server_program
+from agent.simulated.nats import Cluster, free_port, server_program
 from agent.store import StoreError
 from tests.agent.builders import NOW, at, eventually, machine, market, reading, save
 from tests.agent.processes import CLI, child_environment
@@ -210,11 +210,28 @@ async def test_noise_and_forgeries_on_the_subjects_change_nothing(tmp_path, site
     assert not (tmp_path / "fleet" / "tulsa.db").exists()
 
 
+def written(path):
+    return path.read_bytes() if path.exists() else b""
+
+
+async def page(port):
+    """The metrics as a scraper gets them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    text = await reader.read()
+    writer.close()
+    return text
+
+
 async def test_the_command_runs_until_it_is_told_to_stop(tmp_path, sites):
     (tmp_path / "nats").mkdir()
     with Cluster(tmp_path / "nats", nodes=1) as cluster:
         config = tmp_path / "fleet.toml"
-        config.write_text(f'[fleet]\nservers = ["{cluster.urls[0]}"]\norg = "acme"\nstream_mb = 100\n')
+        port = free_port()
+        config.write_text(
+            f'[fleet]\nservers = ["{cluster.urls[0]}"]\norg = "acme"\nstream_mb = 100\n'
+            f'[metrics]\nlisten = "127.0.0.1:{port}"\ntextfile = "{tmp_path}/fleet.prom"\n'
+        )
         assert parse(config.read_text(), source="x").fleet.site is None
         process = subprocess.Popen(
             [
@@ -235,6 +252,11 @@ async def test_the_command_runs_until_it_is_told_to_stop(tmp_path, sites):
             busy_day(sites[0], rounds=2)
             async with running(uplink(cluster, sites[0])):
                 await eventually(lambda: is_same(tmp_path / "fleet" / "denver.db", sites[0]), 60.0)
+            wanted = b'hashcost_site_up{site="denver"}'
+            await eventually(lambda: wanted in written(tmp_path / "fleet.prom"), 60.0)
+            async with asyncio.timeout(30):
+                while wanted not in await page(port):
+                    await asyncio.sleep(0.2)
         finally:
             process.send_signal(signal.SIGTERM)
             _, said = await asyncio.to_thread(process.communicate, timeout=20)

@@ -5,7 +5,7 @@ import random
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from agent.bookkeeping import Bookkeeper
@@ -23,9 +24,10 @@ from agent.federation import fleet_database
 from agent.federation.books import export_fleet
 from agent.federation.fleet_database import Arrived, FleetDatabase, is_fleet, read_state
 from agent.federation.messages import COLUMNS, Kind, Message, Place, encode, subject
+from agent.federation.metrics import fleet_metrics_text
 from agent.federation.outbox import Outbox
 from agent.federation.outlet import waiting
-from agent.federation.overview import draw_fleet, fleet_as_data, site_views
+from agent.federation.overview import draw_fleet, fleet_as_data, notes, site_views
 from agent.federation.sequence import InOrder
 from agent.orders import OrderState
 from agent.policy import Reason
@@ -431,6 +433,85 @@ def test_status_export_and_explain_work_on_a_fleet_from_the_command_line(site, d
         assert hashcost(command, "--database", copy).returncode == 0
     exported = hashcost("export", "profitability", "--database", str(directory))
     assert exported.stdout.startswith("site,machine_id,")
+
+
+def several(tmp_path, directory, **sites):
+    """Sites that told of their machines just now, at these power prices."""
+    for number, (name, price) in enumerate(sites.items()):
+        now = datetime.now(UTC)
+        made = Site(tmp_path / "sites", name)
+        machines = [machine(2 * number, reading()), machine(2 * number + 1, reading(power_w=6000.0))]
+        save(made.store, *at(now, machines), market=market(price, at=now))
+        delivered(directory, made.flush(), heard_at=now)
+        made.stop()
+
+
+def test_whatif_of_a_fleet_is_the_sum_of_its_sites_each_at_its_own_prices(tmp_path, directory):
+    several(tmp_path, directory, denver=0.05, tulsa=0.09)
+    (directory / "boise.db").write_bytes(b"no database")
+    silent = Site(tmp_path / "sites", "akron")
+    save(silent.store, machine(9, reading()))
+    delivered(directory, silent.flush())
+    silent.stop()
+    asked = ("whatif", "--btc", "-10%", "--power", "+10%", "--json")
+    whole = json.loads(hashcost(*asked, "--database", str(directory)).stdout)
+    alone = [
+        json.loads(hashcost(*asked, "--database", str(directory / f"{name}.db")).stdout)
+        for name in ("denver", "tulsa")
+    ]
+    for name in (
+        "machines",
+        "under_breakeven",
+        "running_usd_per_day",
+        "curtailed_usd_per_day",
+        "saved_usd_per_day",
+    ):
+        assert whole["now"][name] == pytest.approx(sum(each["now"][name] for each in alone))
+        assert whole["scenarios"][0][name] == pytest.approx(sum(each["scenarios"][0][name] for each in alone))
+    assert whole["sites"]["tulsa"]["now"] == alone[1]["now"]
+    assert whole["left_out"] == dict.fromkeys(("akron", "boise"), "nothing is known of it now")
+    shown = hashcost("whatif", "--database", str(directory))
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split()[0] for line in shown.stdout.splitlines()[-4:]] == ["denver", "tulsa", "left", "left"]
+    assert hashcost("whatif", "--database", str(directory), "--inventory", "x.csv").returncode == 2
+
+
+def test_metrics_of_a_fleet_are_those_of_its_sites_and_of_a_silent_one_only_that(tmp_path, directory):
+    several(tmp_path, directory, denver=0.05, tulsa=0.09)
+    now = datetime.now(UTC)
+    views, state = site_views(directory, now), replace(read_state(directory), refused={"tulsa": 3})
+    silent = [views[0], replace(views[1], heard_at=now - timedelta(hours=1))]
+
+    def samples(sites):
+        families = text_string_to_metric_families(fleet_metrics_text(sites, state))
+        return {
+            (each.name, *each.labels.values()): each.value for family in families for each in family.samples
+        }
+
+    found = samples(views)
+    assert found["hashcost_power_kw", "denver"] == 9.5
+    assert found["hashcost_power_price_usd_per_kwh", "tulsa"] == 0.09
+    assert found["hashcost_machines", "tulsa", "mining"] == 2
+    assert found["hashcost_fleet_messages_refused_total", "tulsa"] == 3
+    found = samples(silent)
+    assert found["hashcost_site_up", "tulsa"] == 0
+    assert ("hashcost_power_kw", "tulsa") not in found
+    assert ("hashcost_machines", "tulsa", "mining") not in found
+
+
+def test_two_sites_that_know_the_same_machine_are_told_of(tmp_path, directory):
+    for name in ("denver", "tulsa"):
+        now = datetime.now(UTC)
+        made = Site(tmp_path / "sites", name)
+        save(
+            made.store,
+            *at(now, [machine(1, reading()), machine(len(name), reading())]),
+            market=market(at=now),
+        )
+        delivered(directory, made.flush(), heard_at=now)
+        made.stop()
+    told = [note.plain for note in notes(site_views(directory, datetime.now(UTC)), read_state(directory))]
+    assert told == ["denver and tulsa both have 1 machines"]
 
 
 def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_is_lost(site, directory):

@@ -35,7 +35,7 @@ class SiteScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Header, content, a line of notes, footer."""
-        yield SiteHeader(operate=self.site.operate)
+        yield SiteHeader(operate=self.site.operate, site=self.site.site_name)
         yield from self.content()
         yield Static(id="notes")
         yield Static(id="problem")

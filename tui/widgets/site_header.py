@@ -52,8 +52,9 @@ def line(parts: Sequence[Part], width: int, gap: str = "   ") -> Text:
 class SiteHeader(Static):
     """The header; `show` it the site whenever that is known anew."""
 
-    def __init__(self, *, operate: bool) -> None:
+    def __init__(self, *, operate: bool, site: str | None = None) -> None:
         super().__init__(id="header")
+        self._site = site
         self._operate = operate
         self._glyphs = glyphs()
         self._shown: tuple[SiteState, AgentState, datetime] | None = None
@@ -69,17 +70,33 @@ class SiteHeader(Static):
 
     def _draw(self) -> None:
         if self._shown is not None and self.size.width > 2:
-            self.update(Group(*header(*self._shown, self._glyphs, self.size.width, operate=self._operate)))
+            lines = header(
+                *self._shown, self._glyphs, self.size.width, operate=self._operate, site_name=self._site
+            )
+            self.update(Group(*lines))
 
 
 def header(
-    state: SiteState, agent: AgentState, now: datetime, shown: Glyphs, width: int, *, operate: bool
+    state: SiteState,
+    agent: AgentState,
+    now: datetime,
+    shown: Glyphs,
+    width: int,
+    *,
+    operate: bool,
+    site_name: str | None = None,
 ) -> list[Text]:
-    """The lines for a terminal of that width."""
+    """The lines for a terminal of that width. A site of a fleet has a name."""
     snapshot = state.snapshot
     site = state.totals
     lines = [
-        line(_trust(state, agent, now, site, shown, operate=operate), width),
+        line(
+            [
+                *([] if site_name is None else [Part(Text(site_name, "bold"))]),
+                *_trust(state, agent, now, site, shown, operate=operate),
+            ],
+            width,
+        ),
         line(_prices(state, now, shown), width),
         line(_money(state, site, shown), width),
     ]
