@@ -1,6 +1,7 @@
 """From sites to the fleet over real servers: whatever fails on the way, the copies end up as the sites are."""
 
 import asyncio
+import random
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,10 @@ import nats
 import pytest
 
 from agent.config import parse
+from agent.export import Period, export_profitability
+from agent.federation.books import export_fleet
 from agent.federation.collector import Collector, stream_of
-from agent.federation.connection import Servers
+from agent.federation.connection import Servers, connected
 from agent.federation.fleet_database import FleetDatabase, read_state
 from agent.federation.outlet import waiting
 from agent.federation.uplink import Uplink
@@ -24,7 +27,7 @@ from agent.simulated.nats import Cluster, free_port, server_program
 from agent.store import StoreError
 from tests.agent.builders import NOW, at, eventually, machine, market, reading, save
 from tests.agent.processes import CLI, child_environment
-from tests.agent.test_fleet import Site, busy_day, everything
+from tests.agent.test_fleet import Site, book, busy_day, everything, hours_of_readings, table
 
 pytestmark = [
     pytest.mark.usefixtures("impatient"),
@@ -190,6 +193,82 @@ async def test_a_slow_service_is_waited_for_and_gets_everything(tmp_path, sites,
         busy_day(sites[0], rounds=30)
         async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, sites[0])):
             await eventually(lambda: fleet.has(sites[0]), 120.0)
+
+
+class Replayer:
+    """Somebody on the way who sends again what was sent, in any order."""
+
+    def __init__(self, client):
+        self.client = client
+        self.seen = []
+
+    async def hear(self, message):
+        if message.headers and "Hashcost-Again" not in message.headers:
+            self.seen.append(message)
+
+    async def run(self):
+        await self.client.subscribe("hashcost.acme.*.*", cb=self.hear)
+        chance = random.Random(4)
+        while True:
+            for each in chance.sample(self.seen, min(5, len(self.seen))):
+                headers = {**each.headers, "Hashcost-Again": "yes"}
+                await self.client.publish(each.subject, each.data, headers=headers)
+            await asyncio.sleep(0.05)
+
+
+async def test_the_fleets_ledger_is_the_sum_of_the_sites_whatever_happens_on_the_way(tmp_path):
+    """Three sites, one with a clock that is late; the leader moves, a node dies, a site is cut off, and somebody sends
+    everything again, which servers do not notice."""
+    (tmp_path / "nats").mkdir()
+    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa", "ulvik")]
+    start = NOW.replace(minute=0)
+    with Cluster(tmp_path / "nats") as cluster:
+        await asyncio.wait_for(made_stream(cluster), 60)
+        async with (
+            connected(Servers(addresses=cluster.urls, name="replayer")) as client,
+            collecting(cluster, tmp_path / "fleet") as fleet,
+            running(Replayer(client).run, uplink(cluster, sites[0]), uplink(cluster, sites[1])),
+        ):
+            hours_of_readings(sites[0], start, 4)
+            await book(sites[0])
+            await client.request("$JS.API.STREAM.LEADER.STEPDOWN.HASHCOST-acme", b"", timeout=10)
+            cluster.kill(2)
+            async with running(uplink(cluster, sites[2])):
+                hours_of_readings(sites[1], start - timedelta(minutes=37), 5)
+                await book(sites[1])
+                hours_of_readings(sites[2], start, 4)
+                await eventually(lambda: fleet.has(sites[0]), 90.0)
+            await book(sites[2])  # while it is cut off
+            cluster.start(2)
+            cluster.wait_for(2)
+            async with running(uplink(cluster, sites[2])):
+                await eventually(lambda: fleet.has(*sites), 120.0)
+                await eventually(lambda: fleet.database.state.doubles > 50, 60.0)
+    end = start + timedelta(hours=3)  # of the hour that is not over a copy has no readings
+    expected = []
+    for each in sites:
+        rows = table(export_profitability(each.path, start - timedelta(hours=1), end, Period.HOUR, None))
+        expected += [{"site": each.name, **row} for row in rows]
+        each.stop()
+    assert (
+        table(export_fleet(tmp_path / "fleet", start - timedelta(hours=1), end, Period.HOUR, None))
+        == expected
+    )
+    assert len({row["site"] for row in expected}) == 3
+    assert sum(float(row["energy_kwh"] or 0) for row in expected) > 0
+    state = read_state(tmp_path / "fleet")
+    assert (state.refused, state.holes) == ({}, 0)
+
+
+async def made_stream(cluster):
+    """The stream, with servers that forget at once which messages they have seen."""
+    config = stream_of("acme", replicas=3, megabytes=100, days=30).evolve(duplicate_window=0.1)
+    while True:
+        with suppress(nats.errors.Error, nats.js.errors.Error):
+            async with connected(Servers(addresses=cluster.urls, name="maker")) as client:
+                await client.jetstream().add_stream(config)
+                return
+        await asyncio.sleep(0.2)
 
 
 async def test_noise_and_forgeries_on_the_subjects_change_nothing(tmp_path, sites):
