@@ -5,20 +5,37 @@ logs and progress on stderr. Heavy modules are imported by the command that need
 """
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent import output
+from agent.arguments import (
+    DEFAULT_CONFIG,
+    KW,
+    F,
+    FiniteRange,
+    HostPort,
+    UtcTime,
+    Zone,
+    all_option,
+    config_option,
+    database_option,
+    format_option,
+    inventory_option,
+    json_option,
+    output_option,
+    range_options,
+    socket_option,
+    span_options,
+    yes_option,
+)
 from agent.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
@@ -26,159 +43,9 @@ if TYPE_CHECKING:
     from agent.federation.telling import Sender
 
 FAILED, PARTLY = 1, 3
-MINING_YEARS = range(2009, 2141)
 DEFAULT_BACKUPS = Path("/var/lib/hashcost/backups")
 DEFAULT_FLEET = Path("/var/lib/hashcost-fleet")
 DEFAULT_EXPORTS = Path("/var/lib/hashcost/exports")
-DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
-DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
-DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class UtcTime(click.ParamType[datetime]):
-    """An ISO-8601 date or time; without an offset it is UTC."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse, or fail with what is accepted."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(
-                f"{value!r} is not a time; write 2026-01-31, 2026-01-31T18:00 or ...T18:00+01:00", param, ctx
-            )
-        if moment.year not in MINING_YEARS:
-            self.fail(f"{value!r}: there are no bitcoins to be mined in that year", param, ctx)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-class Zone(click.ParamType[tzinfo]):
-    """The name of a time zone."""
-
-    name = "zone"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
-        """Look it up, or fail with what is accepted."""
-        if isinstance(value, tzinfo):
-            return value
-        try:
-            return UTC if value == "UTC" else ZoneInfo(str(value))
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            self.fail(f"{value!r} is no time zone; write one such as America/Chicago", param, ctx)
-
-
-class FiniteRange(click.FloatRange):
-    """A range of numbers; `nan`, which is in none, is refused too."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse, or fail with the range."""
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number in the range {self._describe_range()}.", param, ctx)
-        return number
-
-
-class HostPort(click.ParamType[tuple[str, int]]):
-    """`127.0.0.1:2222` or `[::1]:2222`."""
-
-    name = "address"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """Refuse what has no port."""
-        host, colon, port = str(value).rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isdecimal() or int(port) > 65535:
-            self.fail(f"{value!r} is no address and port, as 0.0.0.0:2222 or [::]:2222", param, ctx)
-        return host, int(port)
-
-
-KW = FiniteRange(min=0, max=1e7, max_open=True)
-
-
-def _config_option(function: F) -> F:
-    return click.option(
-        "--config", "config_path", type=click.Path(path_type=Path), envvar="HASHCOST_CONFIG",
-        help=f"Configuration file; else HASHCOST_CONFIG, else {DEFAULT_CONFIG} if it exists, else the defaults.",
-    )(function)  # fmt: skip
-
-
-def _database_option(function: F) -> F:
-    return click.option(
-        "--database", type=click.Path(path_type=Path), envvar="HASHCOST_DATABASE", default=DEFAULT_DATABASE,
-        show_default=True, help="The agent's database; else HASHCOST_DATABASE.",
-    )(function)  # fmt: skip
-
-
-def _inventory_option(function: F) -> F:
-    return click.option(
-        "--inventory", type=click.Path(path_type=Path, dir_okay=False),
-        help="CSV of machines instead of the agent's: model,count and, if need be, hashrate_ths,power_w.",
-    )(function)  # fmt: skip
-
-
-def _socket_option(function: F) -> F:
-    return click.option(
-        "--socket", type=click.Path(path_type=Path), envvar="HASHCOST_SOCKET", default=DEFAULT_SOCKET,
-        show_default=True, help="The agent's command socket; else HASHCOST_SOCKET.",
-    )(function)  # fmt: skip
-
-
-def _span_options(function: F) -> F:
-    """What exports cover."""
-    to = click.option("--to", "end", type=UtcTime(), help="End, excluded; default: now.")
-    since = click.option(
-        "--from", "start", type=UtcTime(), help="Start, included; default: the first reading."
-    )
-    return since(to(function))
-
-
-def _range_options(function: F) -> F:
-    """What exports cover, and how they are cut."""
-    for option in (
-        click.option(
-            "--time-zone", "zone", type=Zone(), default="UTC", show_default=True,
-            help="Where days and months begin at midnight, such as America/Chicago.",
-        ),
-        click.option(
-            "--by", type=click.Choice(["hour", "day", "month", "machine"]), default="machine", show_default=True,
-            help="A row per UTC hour, per day, per month, or one for the whole range.",
-        ),
-    ):  # fmt: skip
-        function = option(function)
-    return _span_options(function)
-
-
-def _format_option(function: F) -> F:
-    return click.option(
-        "--format", "file_format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True,
-        help="Parquet needs the extra `parquet`, and a file.",
-    )(function)  # fmt: skip
-
-
-def _output_option(function: F) -> F:
-    return click.option(
-        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; default: standard output."
-    )(function)  # fmt: skip
-
-
-def _yes_option(function: F) -> F:
-    return click.option("--yes", is_flag=True, help="Do it; without it, show what would happen.")(function)
-
-
-def _all_option(function: F) -> F:
-    return click.option("--all", "all_orders", is_flag=True, help="Every order that is proposed.")(function)
-
-
-def _json_option(function: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="Print data instead of text.")(function)
-
-
 DEFAULT_KEYS = Path("/etc/hashcost/authorized_keys")
 DEFAULT_HOST_KEY = Path("/var/lib/hashcost-ssh/host_key")
 
@@ -206,7 +73,7 @@ def cli() -> None:
 @click.option(
     "--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the profitability CSV at the end."
 )
-@_json_option
+@json_option
 def demo(
     machines: int,
     seed: int,
@@ -244,8 +111,8 @@ def demo(
 
 @cli.command()
 @click.argument("addresses", nargs=-1, required=True)
-@_config_option
-@_json_option
+@config_option
+@json_option
 def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) -> None:
     """Find machines: 10.0.0.0/22, 10.0.1-4.1-200, @file, host:port. Changes nothing."""
     from agent.scanning import scan_addresses
@@ -263,9 +130,9 @@ def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) ->
 
 
 @cli.command()
-@_config_option
-@_database_option
-@_socket_option
+@config_option
+@database_option
+@socket_option
 def run(config_path: Path | None, database: Path, socket: Path) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember. SIGHUP reloads the
     configuration; a bad one is refused and the old one stays."""
@@ -282,8 +149,8 @@ def _is_terminal() -> bool:
 
 
 @cli.command()
-@_database_option
-@_socket_option
+@database_option
+@socket_option
 @click.option("--operate", is_flag=True, help="Add the keys that change the site; the agent checks who may.")
 def tui(database: Path, socket: Path, operate: bool) -> None:
     """Watch the site in the terminal. Read-only unless --operate; quitting never stops the agent."""
@@ -311,8 +178,8 @@ def tui(database: Path, socket: Path, operate: bool) -> None:
 @click.option(
     "--sessions", type=click.IntRange(1, 64), default=8, show_default=True, help="Terminals at the same time."
 )
-@_database_option
-@_socket_option
+@database_option
+@socket_option
 def ssh(
     listen: tuple[str, int], keys: Path, host_key: Path, sessions: int, database: Path, socket: Path
 ) -> None:
@@ -335,8 +202,8 @@ def ssh(
 
 
 @cli.command()
-@_database_option
-@_json_option
+@database_option
+@json_option
 def status(database: Path, as_json: bool) -> None:
     """Show the latest picture that the agent has stored, worst margin first; of a fleet's directory, its sites."""
     from agent.federation.fleet_database import is_fleet
@@ -350,8 +217,8 @@ def status(database: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_database_option
-@_json_option
+@database_option
+@json_option
 def recommend(database: Path, as_json: bool) -> None:
     """Show what the agent recommends to do: the machines to be switched, worst margin first."""
     from agent.advice import print_recommendations
@@ -372,8 +239,8 @@ def learned(config_path: Path | None, database: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("machine")
-@_database_option
-@_json_option
+@database_option
+@json_option
 def explain(machine: str, database: Path, as_json: bool) -> None:
     """Show why MACHINE (MAC, id or address) is recommended what it is, and what would change that."""
     from agent.advice import print_explanation
@@ -383,9 +250,9 @@ def explain(machine: str, database: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("selector", nargs=-1, required=True)
-@_yes_option
-@_socket_option
-@_json_option
+@yes_option
+@socket_option
+@json_option
 def curtail(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -> None:
     """Put machines to sleep: 10.0.0.7, group:hydro, model:S19, 'margin<0', 'efficiency>30', kw:250, all."""
     _tell(socket, "curtail", as_json, selector=" ".join(selector), dry_run=not yes)
@@ -393,9 +260,9 @@ def curtail(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -
 
 @cli.command()
 @click.argument("selector", nargs=-1, required=True)
-@_yes_option
-@_socket_option
-@_json_option
+@yes_option
+@socket_option
+@json_option
 def restore(selector: tuple[str, ...], yes: bool, socket: Path, as_json: bool) -> None:
     """Wake machines that hashcost put to sleep; selectors as for curtail."""
     _tell(socket, "restore", as_json, selector=" ".join(selector), dry_run=not yes)
@@ -436,9 +303,9 @@ def fetch_prices(library: str, market: str, location: str, output: Path, key_fil
 )
 @click.option("--from", "start", type=UtcTime(), help="When it begins; default: now.")
 @click.option("--until", "end", type=UtcTime(), help="When it ends; without it, when it is released.")
-@_yes_option
-@_socket_option
-@_json_option
+@yes_option
+@socket_option
+@json_option
 def shed(
     to_kw: float | None,
     by_kw: float | None,
@@ -454,8 +321,8 @@ def shed(
 
 
 @cli.command()
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def obligations(socket: Path, as_json: bool) -> None:
     """What the grid is owed, now and later."""
     _tell(socket, "obligations", as_json)
@@ -463,24 +330,24 @@ def obligations(socket: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("call")
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def release(call: str, socket: Path, as_json: bool) -> None:
     """End a CALL that an operator gave with `shed`."""
     _tell(socket, "release", as_json, call_id=call)
 
 
 @cli.command()
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def hold(socket: Path, as_json: bool) -> None:
     """Leave the whole site as it is: nothing is put to sleep or woken until `resume`."""
     _tell(socket, "hold", as_json)
 
 
 @cli.command()
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def resume(socket: Path, as_json: bool) -> None:
     """End a hold."""
     _tell(socket, "resume", as_json)
@@ -488,9 +355,9 @@ def resume(socket: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("orders", nargs=-1, type=int)
-@_all_option
-@_socket_option
-@_json_option
+@all_option
+@socket_option
+@json_option
 def approve(orders: tuple[int, ...], all_orders: bool, socket: Path, as_json: bool) -> None:
     """Let proposed ORDERS be carried out."""
     _tell(socket, "approve", as_json, orders=orders, all=all_orders)
@@ -498,9 +365,9 @@ def approve(orders: tuple[int, ...], all_orders: bool, socket: Path, as_json: bo
 
 @cli.command()
 @click.argument("orders", nargs=-1, type=int)
-@_all_option
-@_socket_option
-@_json_option
+@all_option
+@socket_option
+@json_option
 def reject(orders: tuple[int, ...], all_orders: bool, socket: Path, as_json: bool) -> None:
     """End proposed ORDERS without carrying them out."""
     _tell(socket, "reject", as_json, orders=orders, all=all_orders)
@@ -512,10 +379,10 @@ def export() -> None:
 
 
 @export.command()
-@_range_options
-@_format_option
-@_output_option
-@_database_option
+@range_options
+@format_option
+@output_option
+@database_option
 def profitability(
     start: datetime | None,
     end: datetime | None,
@@ -537,11 +404,11 @@ def profitability(
 
 
 @export.command()
-@_range_options
+@range_options
 @click.option("--site", is_flag=True, help="The whole site instead of each machine.")
-@_format_option
-@_output_option
-@_database_option
+@format_option
+@output_option
+@database_option
 def ledger(
     start: datetime | None,
     end: datetime | None,
@@ -564,13 +431,13 @@ def ledger(
 
 
 @export.command("energy")
-@_span_options
+@span_options
 @click.option(
     "--interval", type=click.Choice(["5", "15", "30", "60"]), default="15", show_default=True, help="Minutes.",
 )  # fmt: skip
-@_format_option
-@_output_option
-@_database_option
+@format_option
+@output_option
+@database_option
 def export_energy(
     start: datetime | None,
     end: datetime | None,
@@ -590,10 +457,10 @@ def export_energy(
 
 
 @export.command("orders")
-@_span_options
-@_format_option
-@_output_option
-@_database_option
+@span_options
+@format_option
+@output_option
+@database_option
 def export_orders(
     start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
 ) -> None:
@@ -602,10 +469,10 @@ def export_orders(
 
 
 @export.command("events")
-@_span_options
-@_format_option
-@_output_option
-@_database_option
+@span_options
+@format_option
+@output_option
+@database_option
 def export_events(
     start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
 ) -> None:
@@ -614,10 +481,10 @@ def export_events(
 
 
 @export.command("prices")
-@_span_options
-@_format_option
-@_output_option
-@_database_option
+@span_options
+@format_option
+@output_option
+@database_option
 def export_prices(
     start: datetime | None, end: datetime | None, file_format: str, output: Path | None, database: Path
 ) -> None:
@@ -646,8 +513,8 @@ def _export_records(
     help="Where the files are written; it is made if it is not there.",
 )  # fmt: skip
 @click.option("--time-zone", "zone", type=Zone(), default="UTC", show_default=True, help="Whose yesterday.")
-@_format_option
-@_database_option
+@format_option
+@database_option
 def export_yesterday(directory: Path, zone: tzinfo, file_format: str, database: Path) -> None:
     """Write all of yesterday, each file whole or not at all: profitability, ledger, site, energy, orders, events,
     prices."""
@@ -671,10 +538,10 @@ def export_yesterday(directory: Path, zone: tzinfo, file_format: str, database: 
     "--machine-price", type=FiniteRange(min=0, min_open=True, max=1e4),
     help="Price of a TH/s of machine, USD, for payback days; default: economics.machine_price_usd_per_ths.",
 )  # fmt: skip
-@_inventory_option
-@_config_option
-@_database_option
-@_json_option
+@inventory_option
+@config_option
+@database_option
+@json_option
 def whatif(
     btc_usd: tuple[str, ...],
     difficulty: tuple[str, ...],
@@ -747,10 +614,10 @@ def whatif(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write what each gained over time as SVG too.",
 )
-@_inventory_option
-@_config_option
-@_database_option
-@_json_option
+@inventory_option
+@config_option
+@database_option
+@json_option
 def backtest(
     prices: Path,
     hashprice: Path,
@@ -787,9 +654,9 @@ def backtest(
 
 
 @cli.command()
-@_config_option
-@_database_option
-@_json_option
+@config_option
+@database_option
+@json_option
 def check(config_path: Path | None, database: Path, as_json: bool) -> None:
     """Look for what stands in the way: configuration, credentials, clock, disk, database, sources, machines."""
     from agent.check import check_site
@@ -807,8 +674,8 @@ def alerts() -> None:
 
 
 @alerts.command("list")
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def alerts_list(socket: Path, as_json: bool) -> None:
     """What is wrong now."""
     _tell(socket, "alerts", as_json)
@@ -816,15 +683,15 @@ def alerts_list(socket: Path, as_json: bool) -> None:
 
 @alerts.command("acknowledge")
 @click.argument("alert")
-@_socket_option
-@_json_option
+@socket_option
+@json_option
 def alerts_acknowledge(alert: str, socket: Path, as_json: bool) -> None:
     """Say that somebody has seen an alert: no more reminders until it is over."""
     _tell(socket, "acknowledge", as_json, alert=alert)
 
 
 @alerts.command("test")
-@_config_option
+@config_option
 def alerts_test(config_path: Path | None) -> None:
     """Send a message to every target of the configuration."""
     from agent.trial import send_trial
@@ -840,8 +707,8 @@ def credentials() -> None:
 
 
 @credentials.command("check")
-@_config_option
-@_json_option
+@config_option
+@json_option
 def credentials_check(config_path: Path | None, as_json: bool) -> None:
     """Which machines still have the factory's password; prints none. Exit 1 if any has, 3 if some do not tell."""
     from agent.credentials import check_credentials
@@ -861,7 +728,7 @@ def credentials_check(config_path: Path | None, as_json: bool) -> None:
     help="Where copies are kept.",
 )  # fmt: skip
 @click.option("--keep", type=click.IntRange(1, 1000), default=7, show_default=True, help="Copies to keep.")
-@_database_option
+@database_option
 def backup(directory: Path, keep: int, database: Path) -> None:
     """Copy the database while the agent runs; the oldest copies go."""
     from datetime import UTC
@@ -873,7 +740,7 @@ def backup(directory: Path, keep: int, database: Path) -> None:
 
 @cli.command("restore-db")
 @click.argument("copy", type=click.Path(path_type=Path, dir_okay=False))
-@_database_option
+@database_option
 def restore_db(copy: Path, database: Path) -> None:
     """Put a copy of the database back; the one that is there is moved aside. The agent must not run."""
     from datetime import UTC
@@ -933,7 +800,7 @@ def fleet() -> None:
 
 
 @fleet.command("run")
-@_config_option
+@config_option
 @_fleet_directory
 def fleet_run(config_path: Path | None, directory: Path) -> None:
     """Keep the fleet's databases from what the sites tell, until SIGTERM or Ctrl-C. `status` and `export` read them."""
@@ -958,8 +825,8 @@ def _fleet_sender(function: F) -> F:
         ),
         click.option("--as", "person", required=True, help="Your name, as the sites' configurations have it."),
         _fleet_directory,
-        _config_option,
-        _json_option,
+        config_option,
+        json_option,
     ):  # fmt: skip
         function = option(function)
     return function
@@ -993,7 +860,7 @@ def fleet_tell(
 @click.argument("sites", nargs=-1)
 @click.option("--by-kw", type=KW, required=True, help="How much less the sites are to draw together.")
 @click.option("--until", "end", type=UtcTime(), help="When it ends; without it, when it is released.")
-@_yes_option
+@yes_option
 @_fleet_sender
 def fleet_shed(
     sites: tuple[str, ...], by_kw: float, end: datetime | None, yes: bool, key_file: Path, person: str,
