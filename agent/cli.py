@@ -227,9 +227,9 @@ def recommend(database: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_config_option
-@_database_option
-@_json_option
+@config_option
+@database_option
+@json_option
 def learned(config_path: Path | None, database: Path, as_json: bool) -> None:
     """Show what the site's own history says of its models: switching costs, ramps, sleep watts, power modes."""
     from agent.learned_report import print_learned
