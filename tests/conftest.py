@@ -1,9 +1,10 @@
-"""What every test lives under: loopback only, and no verdict by how fast the host is."""
+"""What every test lives under: loopback only, no verdict by how fast the host is, and nobody else on its addresses."""
 
 import ipaddress
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 _FAMILIES_WITHOUT_ADDRESS = str | bytes  # Unix sockets
@@ -26,3 +27,20 @@ sys.addaudithook(_loopback_only)
 
 settings.register_profile("hashcost", deadline=None)
 settings.load_profile("hashcost")
+
+ON_SHARED_ADDRESSES = {
+    "tests/site": "site",
+    "tests/agent/test_fleet_demo.py": "site",
+    "tests/agent/test_export.py": "site",
+    "tests/drivers/simulator": "simulator",
+}
+"""Simulated sites that may not be there at the same time, by group."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that run side by side do so file by file, and those on the same addresses one after the other."""
+    for item in items:
+        path = item.path.relative_to(config.rootpath)
+        places = (path.as_posix(), *(each.as_posix() for each in path.parents))
+        group = next((ON_SHARED_ADDRESSES[each] for each in places if each in ON_SHARED_ADDRESSES), None)
+        item.add_marker(pytest.mark.xdist_group(group or path.as_posix()))

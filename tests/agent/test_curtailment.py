@@ -316,7 +316,7 @@ def switched(seconds_ago, **changes):
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"), [(candidate, Reason.MIN_ON_TIME), (sleeper, Reason.MIN_OFF_TIME)], ids=str
+    ("make", "reason"), [(candidate, Reason.MIN_ON_TIME), (sleeper, Reason.MIN_OFF_TIME)]
 )
 def test_a_machine_that_just_switched_stays_for_a_minimum_time(make, reason):
     policy = {"min_on_s": 600.0, "min_off_s": 600.0}

@@ -53,7 +53,7 @@ def quick() -> ReadOptions:
 @pytest.fixture
 def network() -> str:
     """The first three octets of addresses that belong to this test process alone."""
-    return f"127.{82 + os.getpid() % 8}.{os.getpid() // 8 % 256}"
+    return f"127.{100 + os.getpid() % 8}.{os.getpid() // 8 % 256}"
 
 
 # -- what a read leaves behind ---------------------------------------------------------------------------
