@@ -17,7 +17,6 @@ from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
 from drivers.commands import Commanded, Control
 from drivers.driver import (
-    SSH_LOGIN,
     AuthenticationFailed,
     Capabilities,
     Incomplete,
@@ -28,9 +27,9 @@ from drivers.driver import (
 )
 from drivers.plausibility import judged
 from drivers.power import power_truth
-from drivers.reading import Address, Family, Identity, PowerSource, Reading, RunState
+from drivers.reading import Address, Family, Identity, Reading, RunState
 from drivers.reads import WindDown, check_identity, deadline, endpoint, run_state
-from drivers.ssh import SshControl
+from drivers.ssh import SshControl, stopped_reading
 from drivers.strangers import refuse_stranger
 from drivers.transport import CGMINER_PORT, Answer
 from drivers.values import mac, text
@@ -105,24 +104,9 @@ class Antminer(Commanded):
         except Refused:
             if self._shell is None or await self._shell.mines():
                 raise
-            return self._stopped_reading(began_at)
+            self._previous_ths = 0.0
+            return stopped_reading(began_at, self._options.clock(), self._slow.firmware)
         return self._reading(self._resolve_silence(live), power_w, began_at)
-
-    def _stopped_reading(self, began_at: datetime) -> Reading:
-        """Of a machine whose shell says that its mining process does not run: with it the API is gone."""
-        self._previous_ths = 0.0
-        return Reading(
-            began_at=began_at,
-            ended_at=self._options.clock(),
-            run_state=RunState.ASLEEP,
-            hashrate_ths=0.0,
-            expected_hashrate_ths=None,
-            power_w=None,
-            power_source=PowerSource.UNKNOWN,
-            power_error=None,
-            power_mode=None,
-            firmware=self._slow.firmware,
-        )
 
     def _check_signs(self, live: answers.Live) -> None:
         """The cheap check: a changed type or controller id means asking for the MAC at once."""
@@ -203,15 +187,7 @@ def cannot_sleep(model: str) -> bool:
 
 def _shell(identity: Identity, address: Address, options: ReadOptions) -> SshControl | None:
     """The shell of a machine that can only be stopped there, if there is a login for it."""
-    login = options.login(SSH_LOGIN)
-    if (
-        login is None
-        or options.host_keys is None
-        or address.port is not None
-        or not cannot_sleep(identity.model)
-    ):
-        return None
-    return SshControl(identity, address, options, login, options.host_keys)
+    return SshControl.where_allowed(identity, address, options) if cannot_sleep(identity.model) else None
 
 
 def _why_no_commands(identity: Identity, address: Address) -> str:

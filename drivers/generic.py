@@ -21,6 +21,7 @@ from drivers.driver import (
     Malformed,
     OutOfSockets,
     ReadOptions,
+    Refused,
     Unsupported,
     WrongMachine,
 )
@@ -28,6 +29,7 @@ from drivers.plausibility import judged
 from drivers.power import power_truth
 from drivers.reading import Address, Board, Family, Identity, Pool, Reading
 from drivers.reads import Due, WindDown, check_identity, deadline, endpoint, run_state
+from drivers.ssh import SshControl, stopped_reading
 from drivers.transport import CGMINER_PORT
 from drivers.values import mac, number, positive, text, whole
 from drivers.web import http_failure, overheard
@@ -60,7 +62,9 @@ class Generic(Commanded):
         self._previous_ths: float | None = None
         self._wind_down = WindDown()
         self._firmware = generic_control.control(self._reach())
-        super().__init__(address, self._firmware, self._outdate, "no way to put it to sleep is known")
+        self._shell = _shell(identity, address, options)
+        control = self._shell or self._firmware
+        super().__init__(address, control, self._outdate, "no way to put it to sleep is known")
 
     def _reach(self) -> generic_control.Reach:
         web = self._miner.web
@@ -108,6 +112,15 @@ class Generic(Commanded):
     async def read(self) -> Reading:
         """Read the machine once. Raises `DriverError`."""
         began_at = self._options.clock()
+        try:
+            return await self._read(began_at)
+        except Refused:
+            if self._shell is None or await self._shell.mines():
+                raise
+            self._previous_ths = 0.0
+            return stopped_reading(began_at, self._options.clock(), self._identity.firmware)
+
+    async def _read(self, began_at: datetime) -> Reading:
         with overheard() as heard:
             async with deadline(self._address, self._options.deadline_s):
                 said = await _get_data(self._miner, _FAST, heard)
@@ -191,6 +204,13 @@ class Generic(Commanded):
             firmware=self._identity.firmware,
         )
         return judged(reading, plate)
+
+
+def _shell(identity: Identity, address: Address, options: ReadOptions) -> SshControl | None:
+    """The shell of Braiins OS before gRPC, whose API stops mining in its last versions only."""
+    if _pyasic.firmware_of(identity.driver_class) is not _pyasic.Firmware.OLD_BRAIINS:
+        return None
+    return SshControl.where_allowed(identity, address, options)
 
 
 async def who(miner: Any, known: Identity, address: Address) -> Identity:

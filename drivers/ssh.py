@@ -1,5 +1,6 @@
-"""Machines that can only be stopped over SSH: the mining process of stock S9, T9, S17 and T17, stopped and started by
-the script that boots it. Whether it runs is asked the same way, and counts as a reading: with it the API is gone.
+"""Machines that can only be stopped over SSH: the mining process of stock S9, T9, S17 and T17, and of Braiins OS before
+gRPC, stopped and started by the script that boots it. Whether it runs is asked the same way, and counts as a reading:
+with it the API is gone.
 
 Who answers must have the machine's MAC, and the host key that was pinned when it was first met. Another key is refused
 before the password is sent; the first key is believed, as there is nobody to ask.
@@ -9,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import asyncssh
@@ -16,6 +18,7 @@ import asyncssh
 from drivers.commands import receipt
 from drivers.connection import failure
 from drivers.driver import (
+    SSH_LOGIN,
     AuthenticationFailed,
     CommandRefused,
     ConnectionLost,
@@ -32,16 +35,16 @@ from drivers.driver import (
     Timings,
     Unsupported,
 )
-from drivers.reading import Address, Identity, PowerMode
+from drivers.reading import Address, Identity, PowerMode, PowerSource, Reading, RunState
 from drivers.reads import check_identity
 from drivers.values import mac
 
 PORT = 22
 LIMIT_BYTES = 64 * 1024
-SCRIPTS = ("bmminer.sh", "cgminer.sh", "bmminer", "cgminer")
+SCRIPTS = ("bosminer", "bmminer.sh", "cgminer.sh", "bmminer", "cgminer")
 """What starts the mining process at boot, by generation, in /etc/init.d."""
 _MARK = "--hashcost--"
-_QUESTIONS = ("cat /sys/class/net/eth0/address", "ls /etc/init.d", "pidof bmminer cgminer")
+_QUESTIONS = ("cat /sys/class/net/eth0/address", "ls /etc/init.d", "pidof bosminer bmminer cgminer")
 _ASK = "".join(f"{question}; echo {_MARK}; " for question in _QUESTIONS)
 # Dropbear of these machines is of 2014 to 2017
 _OLD_KEX = "+diffie-hellman-group14-sha1,diffie-hellman-group1-sha1"
@@ -58,6 +61,22 @@ class Process:
     runs: bool
 
 
+def stopped_reading(began_at: datetime, ended_at: datetime, firmware: str | None) -> Reading:
+    """Of a machine whose shell says that its mining process does not run: with it the API is gone."""
+    return Reading(
+        began_at=began_at,
+        ended_at=ended_at,
+        run_state=RunState.ASLEEP,
+        hashrate_ths=0.0,
+        expected_hashrate_ths=None,
+        power_w=None,
+        power_source=PowerSource.UNKNOWN,
+        power_error=None,
+        power_mode=None,
+        firmware=firmware,
+    )
+
+
 class SshControl:
     """The commands of one machine. Where no process runs, the machine sleeps."""
 
@@ -72,6 +91,14 @@ class SshControl:
         self._options = options
         self._login = login
         self._keys = keys
+
+    @classmethod
+    def where_allowed(cls, identity: Identity, address: Address, options: ReadOptions) -> "SshControl | None":
+        """The shell of a machine, if there is a login for it, a place for host keys, and a way to it."""
+        login = options.login(SSH_LOGIN)
+        if login is None or options.host_keys is None or address.port is not None:
+            return None
+        return cls(identity, address, options, login, options.host_keys)
 
     async def mines(self) -> bool:
         """Whether its mining process runs. Raises `DriverError`; `WrongMachine` if it is another one."""

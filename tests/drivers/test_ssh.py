@@ -18,7 +18,7 @@ from agent.orders import OrderAction, OrderState
 from agent.rehearsal import MovablePrice
 from agent.service import Agent
 from agent.store import Reader, Store
-from drivers import antminer, ssh
+from drivers import antminer, generic_control, ssh
 from drivers.connect import connect
 from drivers.driver import (
     AuthenticationFailed,
@@ -413,6 +413,44 @@ async def polled(agent, until) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError(agent.reconciler.all())
+
+
+# -- Braiins OS before gRPC -------------------------------------------------------------------------------
+
+BRAIINS = replace(
+    IDENTITY, family=Family.GENERIC, make="AntMiner", model="Antminer S9", driver_class="BOSMinerS9"
+)
+
+
+async def test_old_braiins_is_stopped_read_as_asleep_and_started(host, key, options):
+    shell = Shell(scripts=("bosminer", "cgminer", "network"))
+    async with serving(shell, host, key):
+        machine = driver(host, options, BRAIINS)
+        assert machine.capabilities.can_sleep
+        point = await machine.restore_point()
+        assert (await machine.sleep()).said is Said.OK
+        stopped = await machine.read()
+        assert (stopped.run_state, stopped.hashrate_ths) == (RunState.ASLEEP, 0.0)
+        assert (await machine.wake(point)).said is Said.OK
+        with pytest.raises(Refused):  # its process runs, and its API does not answer yet
+            await machine.read()
+    assert shell.commands == ["/etc/init.d/bosminer stop", "/etc/init.d/bosminer start"]
+
+
+async def test_old_braiins_that_goes_on_is_not_read_as_asleep(host, key, options):
+    shell = Shell(scripts=("bosminer",), obeys=False)
+    async with serving(shell, host, key):
+        machine = driver(host, options, BRAIINS)
+        assert (await machine.sleep()).said is Said.OK
+        with pytest.raises(Refused):
+            await machine.read()
+
+
+def test_without_a_login_for_its_shell_old_braiins_is_commanded_over_its_api(host, options):
+    machine = driver(host, replace(options, credentials={}), BRAIINS)
+    assert isinstance(machine._control, generic_control.OldBraiins)
+    newer = driver(host, options, replace(BRAIINS, driver_class="BOSMinerS19", model="Antminer S19"))
+    assert newer._shell is None
 
 
 # -- when it is not done ----------------------------------------------------------------------------------
