@@ -82,6 +82,10 @@ for job in hashcost-backup hashcost-export; do
 done
 expect "there is a copy" inside sh -c 'ls /var/lib/hashcost/backups/hashcost-*.db >/dev/null'
 expect "there are the files of yesterday" inside sh -c 'ls /var/lib/hashcost/exports/ledger-*.csv >/dev/null'
+inside sh -c 'cd /var/lib/hashcost/exports && touch -d "500 days ago" ledger-2020-01-01.csv && touch -d "300 days ago" kept.csv'
+expect "old files are cleaned up" inside systemctl start systemd-tmpfiles-clean
+expect "once they are old" inside sh -c 'cd /var/lib/hashcost/exports && test ! -e ledger-2020-01-01.csv && test -e kept.csv'
+expect "and nothing else is" inside sh -c 'cd /var/lib/hashcost && test -e hashcost.db && ls backups/hashcost-*.db >/dev/null'
 
 printf '[curtailment]\nmode = "observe"\n' >> "$root/etc/hashcost/config.toml"
 expect "a new configuration is taken in" inside systemctl reload hashcost
