@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.backtest.chart import svg
+from agent.backtest.chart import svg, terminal
 from agent.backtest.comparison import CLAIRVOYANT, Comparison, Line, classes, compare, overlap
 from agent.backtest.series import hashprice_history, power_history
 from agent.config import Config, load
@@ -204,7 +204,7 @@ def draw(comparison: Comparison) -> RenderableType:
     ]
     if comparison.delays:
         parts += [Text(), _delay_table(comparison)]
-    parts += [Text(), _month_table(comparison)]
+    parts += [Text(), *terminal(comparison), Text(), _month_table(comparison)]
     if len(comparison.classes) > 1:
         parts += [Text(), _class_table(comparison)]
     return Group(*parts)

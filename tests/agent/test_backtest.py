@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.appraisal import Terms
-from agent.backtest.chart import _ticks
+from agent.backtest.chart import TERMINAL_HEIGHT, TERMINAL_WIDTH, _ticks, terminal
 from agent.backtest.clairvoyant import best_states
 from agent.backtest.comparison import classes, compare, overlap
 from agent.backtest.policies import AgentPolicy, AlwaysOn, Naive, NeverOn
@@ -331,6 +331,32 @@ def test_a_chart_ends_where_each_policy_did(files):
     assert ends[2] <= min(ends) + 0.1  # upwards is less
     assert ends[1] > ends[2]
     assert len({points[0] for points in lines}) == 1
+
+
+def test_a_chart_in_the_terminal_rises_where_a_policy_gains():
+    compared = compare(
+        past(*[CHEAP] * 96, *[DEAR] * 96, *[CHEAP] * 96), [LOT], {"agent": POLICY}, delay_min=0
+    )
+    _, *rows, dates, legend = (line.plain for line in terminal(compared))
+    assert len(rows) == TERMINAL_HEIGHT
+    assert {len(row) for row in rows} == {13 + TERMINAL_WIDTH}
+    (best,) = [line.result.gain_usd for line in compared.lines if line.policy == "clairvoyant"]
+    assert float(rows[0][:12]) == pytest.approx(
+        best, abs=0.02
+    )  # one who has not woken yet has not paid for it
+    assert rows[-1].startswith("        0.00")
+    marked = [[place for place, cell in enumerate(row[13:]) if cell != chr(0x2800)] for row in rows]
+    assert marked[-1][0] == 0  # it begins with nothing, at the bottom on the left
+    assert marked[0][-1] == TERMINAL_WIDTH - 1  # and ends with everything, at the top on the right
+    assert all(marked)
+    assert dates.split() == ["2025-01-02", "2025-01-04"]
+    assert legend.split() == ["naive", "agent", "clairvoyant"]
+
+
+def test_a_chart_of_what_could_gain_nothing_is_a_flat_line():
+    compared = compare(past(*[CHEAP] * 96), [LOT], {"agent": POLICY}, delay_min=0)
+    _, *rows, _, _ = (line.plain for line in terminal(compared))
+    assert [any(cell != chr(0x2800) for cell in row[13:]) for row in rows].count(True) == 1
 
 
 @pytest.mark.parametrize(
