@@ -108,11 +108,13 @@ class Curtailer:
         self._began = True
         self._now = self._site(picture)
         await self._withdraw(views)
+        wanted = []
         for decision in decide(*self.gathered(picture), self.policy):
             self._memory[decision.machine_id] = decision.memory
             self._note(decision, picture, views[decision.machine_id])
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
-                await self._order(decision, picture, views[decision.machine_id])
+                wanted.append(self._wanted(decision, picture, views[decision.machine_id]))
+        await self._reconciler.order_all(wanted)
 
     def gathered(self, picture: Picture) -> tuple[list[Candidate], Site]:
         """What this round's decisions are made from."""
@@ -167,24 +169,22 @@ class Curtailer:
         )
         self._records[decision.machine_id] = self._changed[decision.machine_id] = record
 
-    async def _order(self, decision: Decision, picture: Picture, view: MachineView) -> None:
+    def _wanted(self, decision: Decision, picture: Picture, view: MachineView) -> Order:
         point = self._fleet[decision.machine_id].running_point()
         assert decision.action is not None  # noqa: S101 - the caller saw to it
         sheds = decision.action is OrderAction.SLEEP and decision.reason is Reason.OBLIGATION
-        await self._reconciler.order(
-            Order(
-                order_id=0,
-                machine_id=decision.machine_id,
-                action=decision.action,
-                state=OrderState.APPROVED if decision.automatic else OrderState.PROPOSED,
-                reason=decision.reason.value,
-                ordered_by=POLICY,
-                created_at=self._clock(),
-                power_w=0.0 if point is None else point.power_w,
-                target_mode=decision.target_mode,
-                restore=self._restore_point(decision),
-                snapshot=snapshot(view, picture) | ({FOR_GRID: True} if sheds else {}),
-            )
+        return Order(
+            order_id=0,
+            machine_id=decision.machine_id,
+            action=decision.action,
+            state=OrderState.APPROVED if decision.automatic else OrderState.PROPOSED,
+            reason=decision.reason.value,
+            ordered_by=POLICY,
+            created_at=self._clock(),
+            power_w=0.0 if point is None else point.power_w,
+            target_mode=decision.target_mode,
+            restore=self._restore_point(decision),
+            snapshot=snapshot(view, picture) | ({FOR_GRID: True} if sheds else {}),
         )
 
     def _restore_point(self, decision: Decision) -> Any:

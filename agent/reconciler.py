@@ -6,12 +6,13 @@ in the store, and only a reading that began after that moment counts for it.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
+from weakref import WeakValueDictionary
 
 from agent.errors import StorageError
 from agent.orders import (
@@ -63,6 +64,9 @@ class OrderStore(Protocol):
 
     async def create(self, order: Order) -> Order | None:
         """Store a new order; None if the machine has an open one."""
+
+    async def create_all(self, orders: Sequence[Order]) -> list[Order | None]:
+        """The same for many at once."""
 
     async def advance(self, before: Order, after: Order) -> None:
         """Replace `before` by `after` if it is still as it was."""
@@ -119,8 +123,9 @@ class Reconciler:
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._timings: dict[MachineId, Timings] = {}
         self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
-        self._turn = asyncio.Lock()
-        """Held while a step is stored, so that the orders in memory are never behind the store."""
+        self._turns: WeakValueDictionary[MachineId, asyncio.Lock] = WeakValueDictionary()
+        """Of each machine, held while a step of its orders is stored, so that in memory they are never behind the
+        store. Steps of several machines are stored together."""
         self._group = asyncio.TaskGroup()
         self._orders: dict[int, Order] = {}
         self._of: dict[MachineId, dict[int, Order]] = {}
@@ -204,9 +209,19 @@ class Reconciler:
     async def order(self, wanted: Order) -> Order | None:
         """Take an order on, proposed or approved; None if the machine has an open one already, or should sleep on an
         order of ours as it is: then it has drifted, and is put back."""
-        if wanted.action is not OrderAction.WAKE and self._asleep_on(wanted.machine_id) is not None:
+        if self._should_sleep_already(wanted):
             return None
-        created = await self._store.create(wanted)
+        return self._taken_on(await self._store.create(wanted))
+
+    async def order_all(self, wanted: Iterable[Order]) -> list[Order | None]:
+        """The same for many at once: one outcome an order that is not to sleep already."""
+        new = [order for order in wanted if not self._should_sleep_already(order)]
+        return [self._taken_on(created) for created in await self._store.create_all(new)] if new else []
+
+    def _should_sleep_already(self, wanted: Order) -> bool:
+        return wanted.action is not OrderAction.WAKE and self._asleep_on(wanted.machine_id) is not None
+
+    def _taken_on(self, created: Order | None) -> Order | None:
         if created is not None:
             self._keep(created)
             _log(created)
@@ -471,7 +486,8 @@ class Reconciler:
     @asynccontextmanager
     async def _step(self, order: Order) -> AsyncIterator[None]:
         """One order's next step is being stored. Raises `_Overtaken` if it is not as it was when that was decided."""
-        async with self._turn:
+        turn = self._turns.setdefault(order.machine_id, asyncio.Lock())
+        async with turn:
             if self._orders.get(order.order_id) is not order:
                 raise _Overtaken
             yield

@@ -7,14 +7,14 @@ import logging
 import math
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import ClassVar, ParamSpec, Self, TypeVar
 
 from agent import membership
 from agent.bookkeeping import Bookkeeper
@@ -42,7 +42,8 @@ from agent.metrics import metrics_text
 from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, account, call_of
 from agent.operations import CLOSED, Operations
 from agent.options import read_options
-from agent.orders import Order, Patience
+from agent.order_writer import OrderWriter
+from agent.orders import Patience
 from agent.poller import Poller, RoundResult, pause_s
 from agent.publisher import MetricsFile, MetricsPage
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
@@ -160,7 +161,7 @@ class Agent:
         )
         self.reconciler = await self._stack.enter_async_context(
             Reconciler(
-                _OrderWriter(self._store, self._in_writer, self._tenure.keep_order),
+                OrderWriter(self._store, self._writer, self._unwritten, self._tenure.keep_order),
                 remembered,
                 clock=self._clock.now,
                 patience=Patience(),
@@ -617,37 +618,10 @@ class Agent:
         try:
             return await loop.run_in_executor(self._writer, lambda: function(*args, **kwargs))
         except sqlite3.Error as error:
-            raise StorageError(f"{self._database}: cannot be written ({error})") from error
+            raise self._unwritten(error) from error
 
-
-@dataclass(frozen=True, slots=True)
-class _OrderWriter:
-    """The reconciler's `OrderStore`: the store, in its own thread. What is stored is told `kept`."""
-
-    store: Store
-    run: Callable[..., Awaitable[Any]]
-    kept: Callable[[Order], None]
-
-    async def create(self, order: Order) -> Order | None:
-        created: Order | None = await self.run(self.store.create_order, order)
-        if created is not None:
-            self.kept(created)
-        return created
-
-    async def advance(self, before: Order, after: Order) -> None:
-        await self.run(self.store.advance, before, after)
-        self.kept(after)
-
-    async def supersede(self, before: Order, after: Order, new: Order) -> Order:
-        created: Order = await self.run(self.store.supersede, before, after, new)
-        self.kept(after)
-        self.kept(created)
-        return created
-
-    async def advance_both(self, first: tuple[Order, Order], second: tuple[Order, Order]) -> None:
-        await self.run(self.store.advance_both, first, second)
-        self.kept(first[1])
-        self.kept(second[1])
+    def _unwritten(self, error: sqlite3.Error) -> StorageError:
+        return StorageError(f"{self._database}: cannot be written ({error})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sqlite_utils import Database
 
@@ -346,6 +346,23 @@ class Store:
             return str(row["value"])
         return None
 
+    def take_steps(self, steps: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Several steps of orders in one transaction, each whole or not at all; a step is one of the methods below and
+        what it takes. What each gives, or the `StoreError` of one that was overtaken. Synced if anything is sent."""
+        dispatches = any(
+            isinstance(each, Order) and each.state is OrderState.DISPATCHING
+            for _, arguments in steps
+            for each in arguments
+        )
+        with self._safe_from_power_loss(dispatches), self._db.atomic():
+            return [self._take_step(name, arguments) for name, arguments in steps]
+
+    def _take_step(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self, name)(*arguments)
+        except StoreError as error:
+            return error
+
     def create_order(self, order: Order) -> Order | None:
         """Store a new order and give it its id; None if the machine has an open one. Its own `order_id` is ignored."""
         try:
@@ -353,6 +370,11 @@ class Store:
                 return self._insert_order(order)
         except sqlite3.IntegrityError:
             return None
+
+    def create_orders(self, orders: Sequence[Order]) -> list[Order | None]:
+        """The same for many, in one transaction."""
+        with self._db.atomic():
+            return [self.create_order(order) for order in orders]
 
     def advance(self, before: Order, after: Order) -> None:
         """Replace an order by its next state, if it is still as `before`. Raises `StoreError` if it is not.
@@ -365,8 +387,9 @@ class Store:
 
     @contextmanager
     def _safe_from_power_loss(self, wanted: bool) -> Iterator[None]:
-        """Have a transaction synced, and all that was committed before it, which is only sure not to be torn."""
-        if not wanted:
+        """Have a transaction synced, and all that was committed before it, which is only sure not to be torn. One that
+        is under way is as safe as it was begun."""
+        if not wanted or self._db.conn.in_transaction:
             yield
             return
         self._db.conn.execute("PRAGMA synchronous=FULL")

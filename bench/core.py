@@ -119,7 +119,7 @@ class _NoOrders:
         """Nothing is ordered."""
         raise AssertionError("a site that only observes orders nothing")
 
-    create = advance = supersede = advance_both = refuse
+    create = create_all = advance = supersede = advance_both = refuse
 
 
 async def _decide(fleet: Fleet, picture: Picture, runs: int) -> list[Figure]:

@@ -221,6 +221,9 @@ class DirectStore:
     async def create(self, wanted):
         return self.store.create_order(wanted)
 
+    async def create_all(self, wanted):
+        return self.store.create_orders(wanted)
+
     async def advance(self, before, after):
         self.store.advance(before, after)
 

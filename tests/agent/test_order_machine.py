@@ -6,7 +6,7 @@ clock; the process dies at any await and starts again from the store.
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -351,6 +351,9 @@ class MortalStore:
 
     async def create(self, order: Order) -> Order | None:
         return await self._do(self.world.store.create_order, order)
+
+    async def create_all(self, orders: Sequence[Order]) -> list[Order | None]:
+        return await self._do(self.world.store.create_orders, orders)
 
     async def advance(self, before: Order, after: Order) -> None:
         await self._do(self.world.store.advance, before, after)

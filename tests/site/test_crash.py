@@ -88,7 +88,9 @@ class MortalAgent(Agent):
     async def __aenter__(self) -> "MortalAgent":
         await super().__aenter__()
         store: Any = self.reconciler._store
-        self.reconciler._store = Mortal(store, self._fate, ("create", "advance", "supersede", "advance_both"))
+        self.reconciler._store = Mortal(
+            store, self._fate, ("create_all", "advance", "supersede", "advance_both")
+        )
         return self
 
     def _driver(self, machine_id: str) -> Any:
@@ -146,9 +148,9 @@ def steps(tmp_path_factory) -> list[str]:
 
 
 def test_the_steps_of_an_undisturbed_life_are_those_of_orders(steps):
-    """Three machines: each order is created, sent after it was stored as being sent, and confirmed."""
+    """Three machines: orders are created together; each is sent after it was stored as being sent, and confirmed."""
     assert Counter(steps) == {
-        **{f"{when} {what}": 6 for when in ("before", "after") for what in ("create",)},
+        **{f"{when} create_all": 2 for when in ("before", "after")},
         **{
             f"{when} {what}": 3 for when in ("before", "after") for what in ("restore_point", "sleep", "wake")
         },
