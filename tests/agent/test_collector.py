@@ -180,7 +180,7 @@ async def test_an_hour_without_the_servers_is_made_up_for(tmp_path, sites):
 
 async def test_a_slow_service_is_waited_for_and_gets_everything(tmp_path, sites, monkeypatch):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as cluster:
+    with Cluster(tmp_path / "nats") as cluster:
         take = FleetDatabase.take
 
         def slowly(self, messages):

@@ -59,12 +59,12 @@ def store(path):
         yield store
 
 
-async def stream(cluster, replicas=1, **limits):
+async def stream(cluster, replicas=1, nkeys_seed=None, **limits):
     """A stream for the organisation; a cluster needs a moment to choose its leader."""
     async with asyncio.timeout(60):
         while True:
             with suppress(nats.js.errors.APIError, nats.errors.Error):
-                async with connection(cluster) as client:
+                async with connection(cluster, nkeys_seed=nkeys_seed) as client:
                     await client.jetstream().add_stream(
                         name="FLEET", subjects=["hashcost.acme.*.*"], num_replicas=replicas, **limits
                     )
@@ -198,18 +198,18 @@ async def test_the_leader_may_go_while_messages_are_on_their_way(cluster, path, 
     assert sorted(found) == list(range(2000))
 
 
-async def test_a_full_stream_takes_nothing_and_nothing_is_lost(single, path, store, lines):
-    await stream(single, max_msgs=50, discard="new")
+async def test_a_full_stream_takes_nothing_and_nothing_is_lost(cluster, path, store, lines):
+    await stream(cluster, replicas=3, max_msgs=50, discard="new")
     happen(store, 0, 80)
-    async with sending(single, path, store):
+    async with sending(cluster, path, store):
         await eventually(lambda: len(waiting(path, 1000)) == 30, 30.0)
-        client = await nats.connect(list(single.urls))
+        client = await nats.connect(list(cluster.urls))
         await client.jetstream().update_stream(
-            name="FLEET", subjects=["hashcost.acme.*.*"], max_msgs=1000, discard="new"
+            name="FLEET", subjects=["hashcost.acme.*.*"], max_msgs=1000, discard="new", num_replicas=3
         )
         await client.close()
         await emptied(path)
-    assert sorted(await numbers(single)) == list(range(80))
+    assert sorted(await numbers(cluster)) == list(range(80))
     assert len(lines("event=fleet_unreachable")) == 1
     assert len(lines("event=fleet_reached")) == 1
 
@@ -267,14 +267,15 @@ class Guarded:
         (tmp_path / "nats").mkdir()
         self.public, self.admin = key(tmp_path, "admin")
         self.denver, self.seed = key(tmp_path, "denver")
-        self.cluster = Cluster(tmp_path / "nats", nodes=1, extra=self.rules(denver=True))
+        self.cluster = Cluster(tmp_path / "nats", extra=self.rules(denver=True))
 
     def rules(self, *, denver):
         sites = SITE.format(key=self.denver, site="denver") if denver else ""
         return SITES.format(admin=self.public, sites=sites)
 
     def admit(self, *, denver):
-        self.cluster.configure(0, self.rules(denver=denver))
+        for node in self.cluster.nodes:
+            self.cluster.configure(node, self.rules(denver=denver))
 
     def client(self, seed, **options):
         return nats.connect(list(self.cluster.urls), nkeys_seed=seed, **options)
@@ -297,9 +298,7 @@ class Guarded:
 async def guarded(tmp_path):
     found = Guarded(tmp_path)
     with found.cluster:
-        client = await found.client(found.admin)
-        await client.jetstream().add_stream(name="FLEET", subjects=["hashcost.acme.*.*"])
-        await client.close()
+        await stream(found.cluster, replicas=3, nkeys_seed=found.admin)
         yield found
 
 
@@ -345,7 +344,12 @@ async def test_a_revoked_credential_ends_the_telling_and_a_new_admission_takes_i
         happen(store, 0, 5)
         await emptied(path, 20.0)
         guarded.admit(denver=False)
-        await eventually(lambda: "Reloaded server configuration" in guarded.cluster.log(0), 30.0)
+        await eventually(
+            lambda: all(
+                "Reloaded server configuration" in guarded.cluster.log(node) for node in guarded.cluster.nodes
+            ),
+            30.0,
+        )
         happen(store, 5, 10)
         await eventually(lambda: lines("event=fleet_unreachable"), 60.0)
         assert len(waiting(path, 100)) == 5
