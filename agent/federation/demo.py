@@ -13,7 +13,6 @@ from pathlib import Path
 from time import monotonic
 
 from rich.console import Console
-from rich.live import Live
 
 from agent.demo import DemoError, DemoOptions, SimulatedSite, simulated_site
 from agent.federation.collector import Collector, stream_of
@@ -115,14 +114,22 @@ async def _agent(home: Path) -> AsyncIterator[None]:
 
 
 async def _show(options: FleetDemoOptions, directory: Path, fleet: FleetDatabase) -> None:
+    """The first whole picture, and then the terminal until it is closed, where there is one."""
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(draw_fleet(await _first_picture(directory, options.machines), fleet.state))
     if options.once:
-        console.print(draw_fleet(await _first_picture(directory, options.machines), fleet.state))
         return
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            live.update(draw_fleet(await _sites(directory), fleet.state), refresh=True)
-            await asyncio.sleep(SHOW_EVERY_S)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        await asyncio.Event().wait()
+    terminal = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "tui", str(directory), str(directory / "no.sock")
+    )
+    try:
+        await terminal.wait()
+    finally:
+        if terminal.returncode is None:
+            terminal.terminate()
+            await terminal.wait()
 
 
 async def _first_picture(directory: Path, machines: int) -> list[SiteView]:
