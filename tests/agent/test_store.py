@@ -329,7 +329,7 @@ def test_migrations_are_applied_once(path):
     before = schema(path)
     stored_site(path, machine(1, reading()))
     assert schema(path) == before
-    assert sql(path, "select count(*) from _sqlite_migrations") == [(8,)]
+    assert sql(path, "select count(*) from _sqlite_migrations") == [(9,)]
 
 
 def newer(path):
