@@ -24,8 +24,9 @@ TABLES = {"steps": STEP_COLUMNS, "ledger": HOUR_COLUMNS}
 """What is archived, with its columns."""
 _WHOLE = {"step_ms", "hour_ms", "curtailments"}
 _TEXTS = {"machine_id", "power_source"}
-_ROWS = 20_000
-"""Read and written at a time: a day of ten thousand machines does not fit into the memory of an agent."""
+_ROWS, _ROWS_READ = 20_000, 2_000
+"""Written and read at a time: a day of ten thousand machines does not fit into the memory of an agent, and a month's
+files are read side by side."""
 
 
 class ArchiveError(UsageError):
@@ -118,7 +119,7 @@ def _read(path: Path, table: str, start_ms: int, end_ms: int) -> Iterator[Booked
     pyarrow, parquet = _libraries()
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS, columns=list(TABLES[table])):
+            for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(TABLES[table])):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if start_ms <= row[1] < end_ms:
                         yield row

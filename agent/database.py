@@ -71,9 +71,9 @@ def copy_database(source: Path, target: Path) -> None:
     """Write one consistent state of a database to a new file, packed and synced; writers go on. Raises `StoreError`."""
     try:
         with closing(connect_read_only(source)) as connection:
-            connection.execute(
-                "pragma auto_vacuum = incremental"
-            )  # the copy can shrink, even of a file that cannot
+            # the copy of a file that cannot shrink can
+            if connection.execute("pragma auto_vacuum").fetchone() == (0,):
+                connection.execute("pragma auto_vacuum = incremental")
             connection.execute("vacuum into ?", (str(target),))
         with target.open("rb") as file:
             os.fsync(file.fileno())

@@ -107,9 +107,8 @@ class Store:
                 refuse_newer(self._db, path)
                 self._lock = only_writer(path)
             with closed_on_failure(connection, self._lock):
-                connection.execute(
-                    "PRAGMA auto_vacuum=INCREMENTAL"
-                )  # of a new file; an older one stays as it is
+                if connection.execute("PRAGMA page_count").fetchone() == (0,):  # an older file stays as it is
+                    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 self._db.enable_wal()
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
