@@ -32,7 +32,7 @@ fleet-demo: $(VENV)/dev  ## three simulated sites of 200 machines, a cluster of 
 	@if [ -t 1 ]; then exec $(BIN)/hashcost fleet demo; else exec $(BIN)/hashcost fleet demo --once; fi
 
 test: $(VENV)/dev  ## every test
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -q -n 2
 
 check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabilities as far as there is a network
 	@$(BIN)/ruff check .

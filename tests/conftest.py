@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 _FAMILIES_WITHOUT_ADDRESS = str | bytes  # Unix sockets
 
@@ -37,10 +38,14 @@ ON_SHARED_ADDRESSES = {
 """Simulated sites that may not be there at the same time, by group."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+class FileByFile(LoadScopeScheduling):
     """Tests that run side by side do so file by file, and those on the same addresses one after the other."""
-    for item in items:
-        path = item.path.relative_to(config.rootpath)
-        places = (path.as_posix(), *(each.as_posix() for each in path.parents))
-        group = next((ON_SHARED_ADDRESSES[each] for each in places if each in ON_SHARED_ADDRESSES), None)
-        item.add_marker(pytest.mark.xdist_group(group or path.as_posix()))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", maxsplit=1)[0]
+        return next((group for place, group in ON_SHARED_ADDRESSES.items() if file.startswith(place)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Who runs what, where tests run side by side."""
+    return FileByFile(config, log)
