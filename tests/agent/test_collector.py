@@ -222,6 +222,7 @@ async def test_the_fleets_ledger_is_the_sum_of_the_sites_whatever_happens_on_the
     (tmp_path / "nats").mkdir()
     sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa", "ulvik")]
     start = NOW.replace(minute=0)
+    span = start - timedelta(hours=1), start + timedelta(hours=3)  # all of it booked: a copy has no readings
     with Cluster(tmp_path / "nats") as cluster:
         await asyncio.wait_for(made_stream(cluster), 60)
         async with (
@@ -244,20 +245,28 @@ async def test_the_fleets_ledger_is_the_sum_of_the_sites_whatever_happens_on_the
             async with running(uplink(cluster, sites[2])):
                 await eventually(lambda: fleet.has(*sites), 120.0)
                 await eventually(lambda: fleet.database.state.doubles > 50, 60.0)
-    end = start + timedelta(hours=3)  # of the hour that is not over a copy has no readings
-    expected = []
+                expected = ledger_of_sites(sites, *span)
+                await eventually(lambda: ledger_of_fleet(tmp_path / "fleet", *span) == expected, 60.0)
     for each in sites:
-        rows = table(export_profitability(each.path, start - timedelta(hours=1), end, Period.HOUR, None))
-        expected += [{"site": each.name, **row} for row in rows]
         each.stop()
-    assert (
-        table(export_fleet(tmp_path / "fleet", start - timedelta(hours=1), end, Period.HOUR, None))
-        == expected
-    )
     assert len({row["site"] for row in expected}) == 3
     assert sum(float(row["energy_kwh"] or 0) for row in expected) > 0
     state = read_state(tmp_path / "fleet")
     assert (state.refused, state.holes) == ({}, 0)
+
+
+def ledger_of_sites(sites, start, end):
+    """What each site says of itself."""
+    return [
+        {"site": each.name, **row}
+        for each in sites
+        for row in table(export_profitability(each.path, start, end, Period.HOUR, None))
+    ]
+
+
+def ledger_of_fleet(directory, start, end):
+    """What the fleet says of all."""
+    return table(export_fleet(directory, start, end, Period.HOUR, None))
 
 
 async def made_stream(cluster):
