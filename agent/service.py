@@ -251,7 +251,7 @@ class Agent:
                 page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
                 group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
             group.create_task(supervise("alerts", self.herald.run))
-            if self._announcer is not None:
+            if self._announcer is not None and not self.stands_by:
                 group.create_task(supervise("home_assistant", self._announcer.run))
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
                 group.create_task(supervise("fleet", tell))  # nor what only tells others

@@ -392,6 +392,8 @@ class Lease:
             if bucket is None or token == 0:
                 raise OvertakenError(key)
             self._unwritten.discard(key)
+            if key not in self._settings and key not in self._orders:  # an agent began anew, without it
+                return
             try:
                 last = self._revisions.get(key, 0)
                 try:

@@ -420,3 +420,14 @@ async def test_every_answer_is_json_and_has_words():
 async def test_a_selector_that_fits_nothing_now_is_told():
     answer = await give(Agent(viewed(1, reading())), "curtail", selector="margin<-100", dry_run=True)
     assert in_words("curtail", answer) == "the selector fits no machine now"
+
+
+@pytest.mark.parametrize(
+    "command", ["hold", "resume", "curtail", "restore", "approve", "reject", "shed", "release"]
+)
+async def test_one_that_stands_by_is_told_nothing_and_says_who_is(command):
+    commands = Commands(Agent(viewed(1, reading())), clock=lambda: NOW, stands_by=True)
+    with pytest.raises(CommandError, match="stands by"):
+        await commands(asked(command))
+    for harmless in ("status", "orders"):
+        assert await commands(asked(harmless)) is not None

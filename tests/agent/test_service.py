@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import timedelta
 
 import pytest
@@ -22,6 +22,7 @@ from agent.policy import Action, Reason
 from agent.rows import to_ms
 from agent.service import Agent
 from agent.store import Reader, Store
+from agent.tenure import Alone, NotOursError
 from drivers.discovery import ScanResult
 from drivers.driver import NoAnswer, WrongMachine
 from drivers.reading import Address, Family, RunState
@@ -62,9 +63,9 @@ class SiteOfFakes(Agent):
         return self.fakes[machine_id]
 
 
-def site(database, *drivers, clock=None, kind=SiteOfFakes):
+def site(database, *drivers, clock=None, kind=SiteOfFakes, tenure=None):
     known(database, *[machine(number) for number in range(1, len(drivers) + 1)])
-    agent = kind(CONFIG, database, clock=Clock(now=clock or HandClock()))
+    agent = kind(CONFIG, database, clock=Clock(now=clock or HandClock()), tenure=tenure)
     agent.fakes = {mac(number): driver for number, driver in enumerate(drivers, start=1)}
     return agent
 
@@ -357,6 +358,37 @@ async def test_a_round_that_cannot_be_stored_is_shown_and_nothing_is_done(databa
         async with asyncio.timeout(5):
             while not agent.fakes[mac(1)].commands:
                 await asyncio.sleep(0.01)
+
+
+class Lent(Alone):
+    """A claim to the machines that comes and goes, and refuses what it does not cover at the last moment."""
+
+    may_command = refuses = False
+
+    @asynccontextmanager
+    async def sending(self, order):
+        if self.refuses:
+            raise NotOursError("no more")
+        yield
+
+
+async def test_an_agent_that_may_not_command_reads_on_and_does_nothing_and_acts_as_soon_as_it_may(
+    database, lines
+):
+    tenure = Lent()
+    async with site(database, FakeDriver(reading(hashrate_ths=20.0)), tenure=tenure) as agent:
+        agent.curtailer.policy = CurtailmentPolicy(mode=Mode.AUTO, rule=Rule.DEAD_BAND)
+        shown = await agent.poll_once()
+        assert shown.views[0].action is Action.CURTAIL
+        assert agent.reconciler.all() == []
+        tenure.may_command = tenure.refuses = True
+        await agent.poll_once()
+        await eventually(lambda: lines("event=order_not_sent"))
+        assert [order.state for order in agent.reconciler.all()] == [OrderState.APPROVED]
+        assert agent.fakes[mac(1)].commands == []
+        tenure.refuses = False
+        await agent.poll_once()
+        await eventually(lambda: agent.fakes[mac(1)].commands)
 
 
 async def test_a_disk_that_fails_before_a_command_is_sent_keeps_it_from_being_sent(database, lines):
