@@ -126,8 +126,13 @@ def view_fleet(fleet: Fleet, market: Market, terms: Terms | TermsBook, *, max_ag
 
 
 def by_margin(views: Iterable[MachineView]) -> list[MachineView]:
-    """Worst margin first; what has no margin comes last."""
-    return sorted(views, key=lambda view: (view.margin_usd_per_day is None, view.margin_usd_per_day or 0.0))
+    """Worst margin first, and alike ones always in the same order; what has no margin comes last."""
+
+    def place(view: MachineView) -> tuple[bool, float, MachineId]:
+        margin = view.margin_usd_per_day
+        return margin is None, margin or 0.0, view.machine_id
+
+    return sorted(views, key=place)
 
 
 def _view(
