@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MACHINES ?= 60
 PARTS    ?=
 
-.PHONY: help demo fleet-demo test check audit licences fuzz fuzz-coverage soak bench bench-short docs deb deb-test deb-boot lock hooks clean
+.PHONY: help demo fleet-demo test test-site check audit licences fuzz fuzz-coverage soak bench bench-short docs deb deb-test deb-boot lock hooks clean
 help:            ## what can be made
 	@sed -n 's/^\([a-z-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -31,8 +31,11 @@ demo: $(BIN)/hashcost  ## a simulated site of 60 machines, the agent, margins an
 fleet-demo: $(VENV)/dev  ## three simulated sites of 200 machines, a cluster of NATS servers, and the fleet of them
 	@if [ -t 1 ]; then exec $(BIN)/hashcost fleet demo; else exec $(BIN)/hashcost fleet demo --once; fi
 
-test: $(VENV)/dev  ## every test
-	@$(BIN)/python -m pytest -q -n 2
+test: $(VENV)/dev  ## the tests of all parts, ten minutes
+	@$(BIN)/python -m pytest -q --ignore=tests/site
+
+test-site: $(VENV)/dev  ## the whole agent against simulated sites, ten minutes more
+	@$(BIN)/python -m pytest -q tests/site
 
 check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabilities as far as there is a network
 	@$(BIN)/ruff check .
