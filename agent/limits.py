@@ -7,6 +7,7 @@ import resource
 
 from agent.config import Config
 from agent.errors import UsageError
+from agent.reconciler import COMMANDS_AT_ONCE
 from drivers.discovery import CONCURRENCY, MINER_PORTS
 
 SOCKETS_A_READ = 3
@@ -19,8 +20,9 @@ class LimitError(UsageError):
 
 
 def needed_files(config: Config) -> int:
-    """The most that reading and scanning at the same time have open."""
-    return SOCKETS_A_READ * config.poll.workers + len(MINER_PORTS) * CONCURRENCY + OTHERS
+    """The most that reading, scanning and commanding at the same time have open."""
+    scanning = len(MINER_PORTS) * CONCURRENCY
+    return SOCKETS_A_READ * config.poll.workers + scanning + COMMANDS_AT_ONCE + OTHERS
 
 
 def allow_files(config: Config) -> None:

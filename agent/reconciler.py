@@ -44,7 +44,9 @@ from drivers.reading import MachineId, Reading, RunState
 log = logging.getLogger("hashcost")
 
 LONG_ON_ITS_WAY = timedelta(seconds=60)
-COMMANDS_AT_ONCE = 50
+COMMANDS_AT_ONCE = 250
+"""Each holds a socket until its machine has answered, a stock Antminer up to 21 s: this is how fast a big site is told.
+Many more would make each other late where a command costs much CPU, as a login over SSH does."""
 _FINAL = (CommandRefused, Unsupported, AuthenticationFailed, WrongMachine)
 """Failures that the next try would only repeat."""
 GIVE_UP_FOR = timedelta(hours=6)

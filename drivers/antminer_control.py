@@ -1,14 +1,14 @@
 """Commands a stock Antminer: read its configuration, change the mode in it, write it back.
 
 Nothing is ever posted unless the configuration was read whole just before, strictly and with a pool in it, from
-the machine whose MAC is known.
+the machine whose MAC is known: by the command itself, or by `restore_point` seconds before it.
 """
 
 from drivers import antminer_answers as answers
 from drivers import antminer_configuration as configurations
 from drivers._pyasic import AntminerRpc
 from drivers.antminer_slow import SlowFacts, open_web
-from drivers.commands import WITHIN_MINUTES, receipt
+from drivers.commands import WITHIN_MINUTES, Prepared, receipt
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -41,14 +41,17 @@ class AntminerControl:
         self._rpc = rpc
         self._slow = slow
         self._web = open_web(address, options)
+        self._prepared = Prepared[Answer]()
         efficient = any(name in identity.model.upper() for name in _WITH_EFFICIENCY)
         self.power_modes = _MODES | {PowerMode.HIGH_EFFICIENCY} if efficient else _MODES
 
     async def restore_point(self) -> RestorePoint:
         """The mode keys and the frequency level. Raises `CommandRefused` if it sleeps: its mode is gone."""
+        self._prepared.take()
         configuration = await self._configuration()
         if configurations.sleeps(configuration):
             raise CommandRefused(self._address, "sleeps already: the mode that it mined in is not known")
+        self._prepared.keep(configuration)
         return configurations.restore_point(configuration)
 
     async def sleep(self) -> Receipt:
@@ -77,6 +80,9 @@ class AntminerControl:
             raise AuthenticationFailed(
                 self._address, "the web interface refused our login; not tried again yet"
             )
+        prepared = self._prepared.take()
+        if prepared is not None:
+            return prepared
         try:
             async with deadline(self._address, self._options.deadline_s):
                 await self._check_identity()

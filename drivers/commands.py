@@ -1,9 +1,10 @@
 """What the drivers of all families share when they command: one at a time, and what an answer amounts to."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from drivers.driver import (
     AuthenticationFailed,
@@ -19,6 +20,9 @@ from drivers.reading import Address, PowerMode
 
 WITHIN_MINUTES = Timings(sleep_within_s=180.0, wake_within_s=900.0, sleep_from_s=120.0)
 """Of a stock Antminer, and of firmware that nobody has timed."""
+PREPARED_FOR_S = 5.0
+"""Long enough to store an order with its restore point, short enough for nobody to have set the machine otherwise."""
+Found = TypeVar("Found")
 _CLEAR = (AuthenticationFailed, CommandRefused, Unsupported)
 """Errors that are an answer, however late: the machine will not."""
 
@@ -46,6 +50,26 @@ def before_sending() -> Iterator[None]:
     except DriverError as error:
         error.sent = False
         raise
+
+
+class Prepared(Generic[Found]):
+    """What `restore_point` found out about a machine, for the one command that follows within seconds: the machine is
+    asked once for both. Any other command asks anew."""
+
+    __slots__ = ("_found", "_until_s")
+
+    def __init__(self) -> None:
+        self._found: Found | None = None
+        self._until_s = 0.0
+
+    def keep(self, found: Found) -> None:
+        """It was found just now."""
+        self._found, self._until_s = found, time.monotonic() + PREPARED_FOR_S
+
+    def take(self) -> Found | None:
+        """What was found, once; None if that was too long ago."""
+        found, self._found = self._found, None
+        return found if time.monotonic() < self._until_s else None
 
 
 class Control(Protocol):
@@ -102,7 +126,8 @@ class Commanded:
 
     async def restore_point(self) -> RestorePoint:
         """Read what `wake` would have to put back. Raises `DriverError`."""
-        return await self._required().restore_point()
+        async with self._turn:  # what is found while a command is under way serves no other
+            return await self._required().restore_point()
 
     async def sleep(self) -> Receipt:
         """Tell the machine to stop hashing. Raises `DriverError` if it did not accept that."""

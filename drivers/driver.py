@@ -256,10 +256,10 @@ class Driver(Protocol):
 
     Reading and asking either return what was measured or raise a `DriverError`. Commands (`sleep`, `wake`,
     `set_power_mode`) go one at a time, a second one waits for the first; readings may go on meanwhile. Each makes
-    sure first that the machine is still the one of `identity`. It returns a `Receipt` once it was sent, and
-    raises only if the machine certainly did not accept it: `Unreachable`, `BadAnswer`, `WrongMachine`,
-    `OutOfSockets` (found before it was sent), `AuthenticationFailed`, `CommandRefused`, `Unsupported`. A command
-    that is cancelled may have been sent.
+    sure first that the machine is still the one of `identity`, unless `restore_point` did so seconds before. It
+    returns a `Receipt` once it was sent, and raises only if the machine certainly did not accept it: `Unreachable`,
+    `BadAnswer`, `WrongMachine`, `OutOfSockets` (found before it was sent), `AuthenticationFailed`, `CommandRefused`,
+    `Unsupported`. A command that is cancelled may have been sent.
     """
 
     @property
@@ -288,7 +288,8 @@ class Driver(Protocol):
         """Ask the machine who it is now (MAC, serial, model, firmware)."""
 
     async def restore_point(self) -> RestorePoint:
-        """Read what `wake` would have to put back. To be kept durably before `sleep` is sent.
+        """Read what `wake` would have to put back. To be kept durably before `sleep` is sent. What it finds out serves
+        the next command too, if that follows within `drivers.commands.PREPARED_FOR_S`.
 
         Raises `DriverError` if it cannot be read completely. A machine that sleeps already: a stock Antminer or
         a Marathon has forgotten its mode (`CommandRefused`); Whatsminers keep theirs, and tell it too unless

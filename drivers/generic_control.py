@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from drivers import _pyasic
 from drivers._pyasic import Firmware
-from drivers.commands import WITHIN_MINUTES, before_sending, receipt
+from drivers.commands import WITHIN_MINUTES, Prepared, before_sending, receipt
 from drivers.connection import Endpoint
 from drivers.driver import (
     AuthenticationFailed,
@@ -69,12 +69,16 @@ class _FirmwareControl:
         self._reach = reach
         self._address = reach.address
         self._write_s = reach.options.write_s
+        self._prepared = Prepared[RestorePoint]()
 
     async def restore_point(self) -> RestorePoint:
         """The firmware's own settings, if it has any that a command changes."""
+        self._prepared.take()
         async with deadline(self._address, self._reach.options.deadline_s):
             await self._reach.meet()
-            return RestorePoint(power_mode=None, settings=await self._settings())
+            point = RestorePoint(power_mode=None, settings=await self._settings())
+        self._prepared.keep(point)
+        return point
 
     async def sleep(self) -> Receipt:
         """Stop hashing."""
@@ -95,6 +99,8 @@ class _FirmwareControl:
         return None
 
     async def _met(self) -> None:
+        if self._prepared.take() is not None:
+            return
         async with deadline(self._address, self._reach.options.deadline_s):
             await self._reach.meet()
 

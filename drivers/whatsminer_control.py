@@ -11,7 +11,7 @@ from typing import Any
 
 from drivers import whatsminer_answers as answers
 from drivers._pyasic import WhatsminerV2Rpc, WhatsminerV3Rpc, whatsminer_token
-from drivers.commands import before_sending, receipt
+from drivers.commands import Prepared, before_sending, receipt
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -59,16 +59,21 @@ class _WhatsminerControl:
         self._identity = identity
         self._address = address
         self._options = options
+        self._prepared = Prepared[RestorePoint]()
 
     async def restore_point(self) -> RestorePoint:
         """Its power mode, which it also tells while it sleeps."""
+        self._prepared.take()
         async with deadline(self._address, self._options.deadline_s):
             await self._meet()
-            return RestorePoint(power_mode=await self._power_mode(), settings={})
+            point = RestorePoint(power_mode=await self._power_mode(), settings={})
+        self._prepared.keep(point)
+        return point
 
     async def sleep(self) -> Receipt:
         """Stop hashing."""
-        await self._met()
+        if self._prepared.take() is None:
+            await self._met()
         return await receipt(self._stop())
 
     async def wake(self, point: RestorePoint) -> Receipt:

@@ -4,6 +4,8 @@ import pytest
 
 from agent.config import Config, PollSection
 from agent.limits import needed_files
+from agent.reconciler import COMMANDS_AT_ONCE
+from drivers.discovery import CONCURRENCY, MINER_PORTS
 from tests.agent.processes import python
 
 START = """
@@ -22,6 +24,10 @@ NEEDED = needed_files(Config())
 
 def test_more_workers_need_more():
     assert needed_files(Config(poll=PollSection(workers=500))) == NEEDED + 3 * (500 - 64)
+
+
+def test_readings_a_scan_and_commands_at_the_same_time_fit():
+    assert 3 * 64 + len(MINER_PORTS) * CONCURRENCY + COMMANDS_AT_ONCE < NEEDED
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drivers import commands
 from drivers.connect import connect
 from drivers.connection import Endpoint
 from drivers.discovery import scan
@@ -191,6 +192,81 @@ async def test_a_cancelled_command_leaves_nothing_and_the_next_one_goes(
         await asyncio.sleep(0)
     site.clear_faults()
     assert (await driver.sleep()).said is Said.OK
+
+
+# -- asked once for the restore point and the command ------------------------------------------------------
+
+ASKED = {
+    Family.ANTMINER: ["web:get_system_info", "web:get_miner_conf"],
+    V2: ["v2:get_miner_info", "v2:summary"],
+    V3: ["v3:get.device.info", "v3:get.miner.setting"],
+}
+"""What tells who a machine is and how it is set."""
+
+
+def questions(machine: SimulatedMachine, since: int) -> list[str]:
+    """What a machine was asked from the given question on, but for tokens, which live longer than a command."""
+    return [kind for kind in asked(machine)[since:] if kind != "v2:get_token"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_command_right_after_its_restore_point_asks_nothing_again(driver_of, family) -> None:
+    machine, driver = await driver_of(family)
+    since = len(asked(machine))
+    await driver.restore_point()
+    assert questions(machine, since) == ASKED[family]
+    assert (await driver.sleep()).said is Said.OK
+    assert questions(machine, since) == ASKED[family]
+    assert len(sent(machine)) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_what_was_found_serves_one_command_only(driver_of, family) -> None:
+    machine, driver = await driver_of(family)
+    await driver.restore_point()
+    await driver.sleep()
+    since = len(asked(machine))
+    await driver.sleep()
+    assert questions(machine, since)[0] == ASKED[family][0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_what_was_found_long_before_a_command_is_found_out_again(
+    driver_of, monkeypatch, family
+) -> None:
+    machine, driver = await driver_of(family)
+    monkeypatch.setattr(commands, "PREPARED_FOR_S", 0.0)
+    await driver.restore_point()
+    machine.mac = "02:00:00:00:00:99"
+    with pytest.raises(WrongMachine):
+        await driver.sleep()
+    assert sent(machine) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_restore_point_that_cannot_be_read_takes_back_the_one_before(site, driver_of, family) -> None:
+    machine, driver = await driver_of(family)
+    await driver.restore_point()
+    site.set_fault(machine.address, Fault.GARBAGE)
+    with pytest.raises(BadAnswer):
+        await driver.restore_point()
+    with pytest.raises(BadAnswer):
+        await driver.sleep()
+    assert sent(machine) == []
+
+
+async def test_what_is_posted_was_read_last_and_not_while_another_command_was_under_way(
+    site, antminer, posted
+) -> None:
+    machine, driver = antminer
+    site.set_fault(machine.address, Fault.SLOW_WRITE, seconds=0.2)
+    setting = asyncio.create_task(driver.set_power_mode(PowerMode.LOW))
+    await asyncio.sleep(0)
+    point = await driver.restore_point()
+    assert setting.done()
+    await setting
+    assert len(posted) == 1
+    assert point.power_mode is PowerMode.LOW
 
 
 # -- power modes -----------------------------------------------------------------------------------------
@@ -393,10 +469,19 @@ async def test_after_a_refused_login_the_web_interface_is_left_alone(site, antmi
 async def test_a_password_that_changes_is_a_refused_login_too(site, antminer) -> None:
     """The login that worked is sent at once; the machine denies it, then locks the retry out."""
     machine, driver = antminer
-    await driver.restore_point()
+    await driver.sleep()
     site.set_fault(machine.address, Fault.WRONG_PASSWORD)
     with pytest.raises(AuthenticationFailed):
         await driver.sleep()
+
+
+async def test_a_login_that_is_denied_to_the_post_itself_proves_nothing(site, antminer) -> None:
+    """401 and then nothing: the nonce may have been old, and the second post may have been taken."""
+    machine, driver = antminer
+    await driver.restore_point()
+    site.set_fault(machine.address, Fault.WRONG_PASSWORD)
+    assert (await driver.sleep()).said is Said.SILENT
+    assert sent(machine) == []
 
 
 async def test_a_restore_point_that_would_sleep_wakes_nothing(antminer) -> None:
