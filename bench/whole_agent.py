@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 from agent.config import Config, CurtailmentSection, PollSection, ScanSection
 from agent.curtailment import Mode, Rule
 from agent.orders import Order, OrderAction
+from agent.reconciler import COMMANDS_AT_ONCE
 from agent.rehearsal import MovablePrice
 from agent.service import Agent
 from bench.figures import OURS, Figure, figures, show
@@ -95,7 +96,7 @@ async def curtail(there: BenchSite, rivals: Rivals, folder: Path) -> list[Figure
     hosts = [address.host for address, _ in there.found]
     name = f"curtail {len(hosts)}"
     naive = "pyasic stop_mining loop"
-    pyasic = await rivals.ask("stop", hosts=hosts, at_once=50)
+    pyasic = await rivals.ask("stop", hosts=hosts, at_once=COMMANDS_AT_ONCE)
     found = [
         Figure(
             name=f"{name}: last command sent after", unit="s", ours=sent_s, rival=pyasic["wall_s"],
