@@ -4,6 +4,7 @@ StoreError           the file cannot be used; the message says which and what to
 `-- UnusableStoreError        it is damaged, or cannot be written
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -41,9 +42,15 @@ class UnusableStoreError(StoreError):
     """The database is damaged, or the disk lets nobody write it."""
 
 
-def is_of_the_disk(error: sqlite3.Error | OSError) -> bool:
+def is_of_the_disk(error: sqlite3.Error | OSError, path: Path) -> bool:
     """Whether the disk is at fault, and not what was asked for."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if (
+        code == sqlite3.SQLITE_CANTOPEN
+    ):  # all that SQLite says where it cannot make its log; also of a bad path
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
     return code in {
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_FULL,

@@ -119,7 +119,7 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             if is_damage(error):  # so bad that it cannot even be looked through
                 raise _damaged(path, str(error)) from error
-            kind = UnusableStoreError if is_of_the_disk(error) else StoreError
+            kind = UnusableStoreError if is_of_the_disk(error, path) else StoreError
             raise kind(f"{path}: cannot be opened as a hashcost database ({error})") from error
         self._path = path
         self._journal: Journal = NoJournal() if open_journal is None else open_journal(connection)

@@ -1,6 +1,7 @@
 """The agent as a service: a real process with a service manager's socket, signals and all."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,15 +56,15 @@ class Service:
 
 
 @contextmanager
-def service(tmp_path, mode="recommend", **environment):
+def service(tmp_path, mode="recommend", *, database="h.db", before=(), **environment):
     config, log = tmp_path / "config.toml", tmp_path / "log"
     config.write_text(CONFIG.format(mode=mode))
-    arguments = ["run", "--config", config, "--database", tmp_path / "h.db", "--socket", tmp_path / "s"]
+    arguments = ["run", "--config", config, "--database", tmp_path / database, "--socket", tmp_path / "s"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("w") as err:
         manager.bind(str(tmp_path / "manager"))
         manager.settimeout(60)
         process = subprocess.Popen(
-            [sys.executable, "-B", "-c", CLI, *map(str, arguments)],
+            [*before, sys.executable, "-B", "-c", CLI, *map(str, arguments)],
             env={**child_environment(), "NOTIFY_SOCKET": str(tmp_path / "manager"), **environment},
             stderr=err,
             stdin=subprocess.DEVNULL,
@@ -141,6 +142,42 @@ def test_an_agent_with_a_damaged_database_observes_and_says_so(tmp_path):
         running.tell(signal.SIGTERM)
         assert running.process.wait(10) == 0
     assert (tmp_path / "h.db").read_bytes() == before
+
+
+MOUNTS = {
+    "read-only": ('mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"', "unable to open database file"),
+    "full": (
+        'mount -t tmpfs -o size=64k none "$1" && ! head -c 1M /dev/zero >"$1/other" 2>/dev/null',
+        "No space left on device",
+    ),
+}
+"""How a directory becomes one on such a disk, and what is said of a database there."""
+OWN_MOUNTS = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",))]
+
+
+def may_mount():
+    return (
+        shutil.which("unshare") and not subprocess.run([*OWN_MOUNTS, "true"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not may_mount(), reason="no mounts of one's own on this host")
+@pytest.mark.parametrize("disk", MOUNTS)
+def test_an_agent_that_starts_on_a_disk_that_cannot_be_written_observes_and_says_so(tmp_path, disk):
+    mounting, said = MOUNTS[disk]
+    state = tmp_path / "state"
+    with Store(state / "h.db"):
+        pass
+    mounted = [*OWN_MOUNTS, "sh", "-c", f'{mounting} && shift && exec "$@"', "sh", str(state)]
+    with service(tmp_path, mode="auto", database="state/h.db", before=mounted) as running:
+        running.until(notify.READY)
+        status = running.status()
+        assert status["mode"] == "observe"
+        assert said in status["storage_problem"]
+        assert "; only observing" in status["storage_problem"]
+        assert "event=storage_failed" in running.log.read_text()
+        running.tell(signal.SIGTERM)
+        assert running.process.wait(10) == 0
 
 
 def test_an_agent_whose_loop_hangs_tells_its_manager_no_more(tmp_path):
