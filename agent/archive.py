@@ -6,7 +6,7 @@ ArchiveError         a file that is missing or cannot be used, or pyarrow is not
 import heapq
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -14,16 +14,53 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
-from agent.books import HOUR_COLUMNS, STEP_COLUMNS, BookedHour
+from agent.books import HOUR_COLUMNS, STEP_COLUMNS
 from agent.errors import UsageError
+from agent.order_rows import ORDER_COLUMNS
 from agent.rows import from_ms
 
 MISSING = "needs pyarrow, which is not installed: pip install 'hashcost[parquet]'"
 MS_PER_DAY = 86_400_000
-TABLES = {"steps": STEP_COLUMNS, "ledger": HOUR_COLUMNS}
-"""What is archived, with its columns."""
-_WHOLE = {"step_ms", "hour_ms", "curtailments"}
-_TEXTS = {"machine_id", "power_source"}
+Row = tuple[Any, ...]
+PRICE_COLUMNS = (
+    "from_ms", "until_ms", "quote_id", "at_ms", "hashprice_usd_per_ph_day", "hashprice_source", "difficulty", "height",
+    "fees_btc", "btc_usd", "power_price_usd_per_kwh", "power_price_source", "fee", "reject", "overhead",
+)  # fmt: skip
+"""Prices and terms of the site, and from when until when rounds went by them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a file of a kind holds: rows of the day in which `moment` lies, in the order of `order`."""
+
+    columns: Sequence[str]
+    moment: str
+    order: Sequence[str]
+
+    def place(self, name: str) -> int:
+        """Where a column is in a row."""
+        return self.columns.index(name)
+
+    def in_order(self, rows: Iterable[Iterator[Row]]) -> Iterator[Row]:
+        """Rows of several origins as one."""
+        return heapq.merge(*rows, key=itemgetter(*map(self.place, self.order)))
+
+
+TABLES: Mapping[str, Contents] = {
+    "steps": Contents(columns=STEP_COLUMNS, moment="step_ms", order=("machine_id", "step_ms")),
+    "ledger": Contents(columns=HOUR_COLUMNS, moment="hour_ms", order=("machine_id", "hour_ms")),
+    "prices": Contents(columns=PRICE_COLUMNS, moment="from_ms", order=("from_ms",)),
+    "events": Contents(
+        columns=("event_id", "at_ms", "kind", "machine_id", "detail"), moment="at_ms", order=("event_id",)
+    ),
+    "orders": Contents(columns=("order_id", *ORDER_COLUMNS), moment="settled_ms", order=("order_id",)),
+}
+"""What is archived."""
+_WHOLE = {"curtailments", "quote_id", "height", "event_id", "order_id", "attempts", "drifts"}
+_TEXTS = {
+    "machine_id", "power_source", "hashprice_source", "power_price_source", "kind", "detail", "action", "state",
+    "reason", "ordered_by", "target_mode", "restore", "failure", "snapshot",
+}  # fmt: skip
 _ROWS, _ROWS_READ = 20_000, 2_000
 """Written and read at a time: a day of ten thousand machines does not fit into the memory of an agent, and a month's
 files are read side by side."""
@@ -56,8 +93,8 @@ class Archive:
         """As it is stored."""
         return json.dumps(asdict(self))
 
-    def rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
-        """The archived rows that begin in [start_ms, end_ms), by machine, oldest first. Raises `ArchiveError`."""
+    def rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[Row]:
+        """The archived rows of [start_ms, end_ms), in the order of their kind. Raises `ArchiveError`."""
         first = max(start_ms, self.from_ms) // MS_PER_DAY * MS_PER_DAY
         files = [
             day_file(Path(self.directory), table, day_ms)
@@ -65,7 +102,7 @@ class Archive:
         ]
         if missing := [file for file in files if not file.is_file()]:
             raise ArchiveError(f"{missing[0]}: is missing from the archive of old days; put it back")
-        return heapq.merge(*(_read(file, table, start_ms, end_ms) for file in files), key=itemgetter(0, 1))
+        return TABLES[table].in_order(_read(file, TABLES[table], start_ms, end_ms) for file in files)
 
 
 def day_file(directory: Path, table: str, day_ms: int) -> Path:
@@ -73,14 +110,14 @@ def day_file(directory: Path, table: str, day_ms: int) -> Path:
     return directory / f"{table}-{from_ms(day_ms):%Y-%m-%d}.parquet"
 
 
-def write_day(directory: Path, table: str, day_ms: int, rows: Iterable[BookedHour]) -> None:
+def write_day(directory: Path, table: str, day_ms: int, rows: Iterable[Row]) -> None:
     """Write the rows of a day, whole or not at all. Raises `ArchiveError`."""
     target = day_file(directory, table, day_ms)
     new = target.with_suffix(".new")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with new.open("wb") as file:
-            _write(file, TABLES[table], rows)
+            _write(file, TABLES[table].columns, rows)
             file.flush()
             os.fsync(file.fileno())
         new.replace(target)
@@ -90,10 +127,14 @@ def write_day(directory: Path, table: str, day_ms: int, rows: Iterable[BookedHou
         raise ArchiveError(f"{target}: cannot be written ({error.strerror})") from error
 
 
-def _write(file: Any, columns: Sequence[str], rows: Iterable[BookedHour]) -> None:
+def _write(file: Any, columns: Sequence[str], rows: Iterable[Row]) -> None:
     pyarrow, parquet = _libraries()
     kinds = {
-        name: pyarrow.string() if name in _TEXTS else pyarrow.int64() if name in _WHOLE else pyarrow.float64()
+        name: pyarrow.string()
+        if name in _TEXTS
+        else pyarrow.int64()
+        if _is_whole(name)
+        else pyarrow.float64()
         for name in columns
     }
     schema = pyarrow.schema(list(kinds.items()))
@@ -104,8 +145,12 @@ def _write(file: Any, columns: Sequence[str], rows: Iterable[BookedHour]) -> Non
             writer.write_table(pyarrow.Table.from_arrays(values, schema=schema))
 
 
-def _bites(rows: Iterable[BookedHour]) -> Iterator[list[BookedHour]]:
-    bite: list[BookedHour] = []
+def _is_whole(name: str) -> bool:
+    return name in _WHOLE or name.endswith("_ms")
+
+
+def _bites(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    bite: list[Row] = []
     for row in rows:
         bite.append(row)
         if len(bite) == _ROWS:
@@ -115,13 +160,14 @@ def _bites(rows: Iterable[BookedHour]) -> Iterator[list[BookedHour]]:
         yield bite
 
 
-def _read(path: Path, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+def _read(path: Path, contents: Contents, start_ms: int, end_ms: int) -> Iterator[Row]:
     pyarrow, parquet = _libraries()
+    moment = contents.place(contents.moment)
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(TABLES[table])):
+            for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(contents.columns)):
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    if start_ms <= row[1] < end_ms:
+                    if start_ms <= row[moment] < end_ms:
                         yield row
     except (OSError, pyarrow.ArrowException) as error:
         raise ArchiveError(f"{path}: cannot be read ({error})") from error

@@ -30,6 +30,8 @@ PRUNE_ROWS = 2_000
 """Readings that are dropped, or steps that are written, in one transaction: tens of milliseconds."""
 SHRINK_PAGES = 2_000
 """Pages that are given back to the disk at a time: 8 MB."""
+OLD = ("events", "orders", "rounds", "quotes")
+"""What goes with the steps of its time; prices only once nothing refers to them."""
 PRUNE_STEPS = 50
 """Transactions in a row; with what is left it goes on at the next look."""
 SAME_USD_PER_KWH = 1e-9
@@ -100,7 +102,7 @@ class Bookkeeper:
         for hour_ms in await asyncio.to_thread(prunable, self._database, self._keep):
             await self._roll_up(hour_ms)
         before_ms = await asyncio.to_thread(droppable, self._database)
-        dropped = await self._in_bites(self._store.prune_readings, before_ms)
+        dropped = await self._in_bites("readings", before_ms)
         if self._keep_steps is not None:
             await self._put_away(self._keep_steps)
         await self._write(self._store.shrink, SHRINK_PAGES)
@@ -115,10 +117,11 @@ class Bookkeeper:
         await self._write(self._store.save_setting, ROLLED_UNTIL, str(hour_ms + MS_PER_HOUR))
 
     async def _put_away(self, keep: timedelta) -> None:
-        """Move days that are older than steps are kept for into the archive; where there is none, drop their steps."""
+        """Move days that are older than steps are kept for into the archive; where there is none, drop all of them but
+        the ledger."""
         if self._archive is None:
             before_ms = await asyncio.to_thread(old_until, self._database, keep)
-            await self._in_bites(partial(self._store.prune_rows, "steps"), before_ms)
+            await self._drop(before_ms, ("steps", *OLD))
             return
         try:
             archive = await asyncio.to_thread(archive_one_day, self._database, self._archive, keep)
@@ -129,8 +132,11 @@ class Bookkeeper:
         if archive is None:
             return
         await self._write(self._store.save_setting, ARCHIVE, archive.as_text())
-        for table in TABLES:
-            await self._in_bites(partial(self._store.prune_rows, table), archive.until_ms)
+        await self._drop(archive.until_ms, ("steps", "ledger", *OLD))
+
+    async def _drop(self, before_ms: int, tables: Sequence[str]) -> None:
+        for table in tables:
+            await self._in_bites(table, before_ms)
 
     async def _tell_once(self, problem: str) -> None:
         """Nothing is dropped that could not be put away: the database grows until somebody sees to it."""
@@ -140,11 +146,11 @@ class Bookkeeper:
             await self._write(self._store.save_events, [event])
         self._archive_problem = problem
 
-    async def _in_bites(self, prune: Callable[[int, int], int], before_ms: int) -> int:
+    async def _in_bites(self, table: str, before_ms: int) -> int:
         """Drop what is before then; with what is left it goes on at the next look."""
         dropped = 0
         for _ in range(PRUNE_STEPS):
-            count = await self._write(prune, before_ms, PRUNE_ROWS)
+            count = await self._write(self._store.prune, table, before_ms, PRUNE_ROWS)
             dropped += count
             if count < PRUNE_ROWS:
                 break

@@ -396,3 +396,10 @@ def m009_lean_rounds(db: Database) -> None:
     db.execute(f"insert into readings select {columns} from readings_before order by began_ms, machine_id")  # noqa: S608
     db.execute("drop table readings_before")
     db.execute("create index readings_of_machine on readings (machine_id, began_ms)")
+
+
+@migrations()
+def m010_prices_that_end(db: Database) -> None:
+    """Prices by time, and what refers to them: old ones are dropped."""
+    db.execute("create index quotes_of_site on quotes (at_ms) where not own")
+    db.execute("create index rounds_quote on rounds (quote_id)")

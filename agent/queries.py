@@ -19,14 +19,21 @@ SELECT_OWN_QUOTE = """
     select quotes.* from readings join quotes using (quote_id)
     where machine_id = ? order by began_ms desc limit 1
 """
-SELECT_PRICES = """
-    select at_ms, hashprice_usd_per_ph_day, hashprice_source, difficulty, height, fees_btc, btc_usd,
-           price_usd_per_kwh as power_price_usd_per_kwh, price_source as power_price_source, fee, reject, overhead
-    from quotes where not own and at_ms < :end_ms and quote_id >= coalesce(
+_PRICES = """
+    quotes.quote_id, at_ms, hashprice_usd_per_ph_day, hashprice_source, difficulty, height, fees_btc, btc_usd,
+    price_usd_per_kwh as power_price_usd_per_kwh, price_source as power_price_source, fee, reject, overhead
+"""
+SELECT_PRICES = f"""
+    select {_PRICES} from quotes where not own and at_ms < :end_ms and quote_id >= coalesce(
         (select max(quote_id) from quotes where not own and at_ms <= :start_ms), 0
     )
     order by quote_id
 """
+SELECT_PRICES_OF_ROUNDS = f"""
+    select began_ms, {_PRICES} from rounds join quotes using (quote_id)
+    where began_ms >= ? and began_ms < ? order by began_ms
+"""
+SELECT_NEXT_ROUND = "select min(began_ms) from rounds where began_ms >= ?"
 SELECT_TERMS = """
     select machines.machine_id, sleep_power_w, fee, reject, overhead, price_usd_per_kwh, price_source
     from machines join quotes on quote_id = (
@@ -71,6 +78,63 @@ SELECT_ROUNDS = """
     from rounds left join quotes using (quote_id)
     where began_ms >= :since_ms and began_ms < :end_ms order by began_ms
 """
+_IS_ENDED = """
+    state not in ('proposed', 'approved', 'dispatching', 'dispatched')
+    and not (action = 'sleep' and state = 'confirmed')
+"""
+SELECT_ENDED_ORDERS = f"""
+    select {{}} from orders where settled_ms >= ? and settled_ms < ? and {_IS_ENDED} order by order_id
+"""
+SELECT_EVENTS = "select {} from events where at_ms >= ? and at_ms < ? order by event_id"
+PRUNE = {
+    "readings": """
+        delete from readings where (began_ms, machine_id) in (
+            select began_ms, machine_id from readings where began_ms < ? order by began_ms limit ?
+        )
+    """,
+    "steps": """
+        delete from steps where (step_ms, machine_id) in (
+            select step_ms, machine_id from steps where step_ms < ? order by step_ms limit ?
+        )
+    """,
+    "ledger": """
+        delete from ledger where (machine_id, hour_ms) in (
+            select machine_id, hour_ms from ledger where hour_ms < ? order by hour_ms limit ?
+        )
+    """,
+    "rounds": """
+        delete from rounds where began_ms in (
+            select began_ms from rounds where began_ms < ? order by began_ms limit ?
+        )
+    """,
+    "events": """
+        delete from events where event_id in (
+            select event_id from events where event_id < (
+                select event_id from events where at_ms >= ? order by event_id limit 1
+            ) order by event_id limit ?
+        )
+    """,
+    "orders": f"""
+        delete from orders where order_id in (
+            select order_id from orders where settled_ms < ? and {_IS_ENDED}
+            and order_id < (select max(order_id) from orders) order by settled_ms limit ?
+        )
+    """,
+    "quotes": """
+        delete from quotes where quote_id in (
+            select quote_id from quotes where quote_id < (
+                select quote_id from quotes where not own and at_ms <= min(
+                    ?, coalesce((select min(began_ms) from readings), 9e15),
+                    coalesce((select min(began_ms) from rounds), 9e15)
+                ) - 3600000 order by at_ms desc limit 1
+            ) and not exists (select 1 from rounds where rounds.quote_id = quotes.quote_id)
+            order by quote_id limit ?
+        )
+    """,
+}
+"""Of each table the oldest rows of before a moment, at most so many. Open orders and sleeps that stand stay; so do the
+newest order and event, which the next is numbered after, and prices that were in force in or after the oldest reading
+or round: a round takes new ones for all machines, or those of the round before."""
 SELECT_OPEN_ORDERS = """
     select * from orders where state in ('proposed', 'approved', 'dispatching', 'dispatched') order by order_id
 """

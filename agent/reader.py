@@ -3,15 +3,13 @@
 Times are integer milliseconds since 1970 UTC; None is NULL.
 """
 
-import heapq
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain, groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +18,7 @@ from sqlite_utils import Database
 
 from agent import books, economics
 from agent.appraisal import Terms
-from agent.archive import Archive
+from agent.archive import MS_PER_DAY, TABLES, Archive, Row
 from agent.baseline import Baseline
 from agent.books import BookedHour
 from agent.database import (
@@ -50,13 +48,17 @@ from agent.migrations import migrations
 from agent.order_rows import order_of
 from agent.orders import POLICY, Order
 from agent.queries import (
+    SELECT_ENDED_ORDERS,
+    SELECT_EVENTS,
     SELECT_GONE,
     SELECT_LAST_READING,
     SELECT_LAST_SCAN,
     SELECT_LATEST,
+    SELECT_NEXT_ROUND,
     SELECT_OPEN_ORDERS,
     SELECT_OWN_QUOTE,
     SELECT_PRICES,
+    SELECT_PRICES_OF_ROUNDS,
     SELECT_READINGS,
     SELECT_READINGS_OF_ONE,
     SELECT_ROUNDS,
@@ -85,6 +87,10 @@ from drivers.reading import MachineId
 
 DEFAULT_POINTS = 120
 """Steps of a history unless somebody asks for more: about what a screen is wide."""
+
+PRICES_STAND = timedelta(minutes=15)
+"""Prices of a round stand for so long if no other comes: as long as the agent acts on them."""
+_SELECT = {"events": SELECT_EVENTS, "orders": SELECT_ENDED_ORDERS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,21 +312,37 @@ class Reader:
         """The steps of five minutes that begin in [start_ms, end_ms), machine by machine as above."""
         return books.by_machine(self._with_archive("steps", start_ms, end_ms))
 
-    def stored_rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
-        """Rows of `steps` or `ledger` as the database itself has them, by machine, oldest first."""
+    def stored_rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[Row]:
+        """Rows of a kind of the archive as the database itself has them, in the same order."""
+        if table == "prices":
+            return self._stored_prices(start_ms, end_ms)
+        if table in _SELECT:
+            query = _SELECT[table].format(", ".join(TABLES[table].columns))
+            return iter(self._db.conn.execute(query, [start_ms, end_ms]))
         return books.stored(self._db, table, start_ms, end_ms)
+
+    def _stored_prices(self, start_ms: int, end_ms: int) -> Iterator[Row]:
+        """The prices of the rounds in a range, and from when until when they stood: until the next round, unless that
+        took too long."""
+        (next_ms,) = self._db.conn.execute(SELECT_NEXT_ROUND, [end_ms]).fetchone()
+        stand = max(PRICES_STAND, self.validity() or PRICES_STAND)
+        return stretches(
+            self._db.conn.execute(SELECT_PRICES_OF_ROUNDS, [start_ms, end_ms]),
+            next_ms,
+            round(stand.total_seconds() * 1000),
+        )
 
     def archive(self) -> Archive | None:
         """Where the days are that the database keeps no more; None if there are none."""
         found = self._setting(ARCHIVE)
         return None if found is None else Archive.of_text(found)
 
-    def _with_archive(self, table: str, start_ms: int, end_ms: int) -> Iterator[BookedHour]:
+    def _with_archive(self, table: str, start_ms: int, end_ms: int) -> Iterator[Row]:
         archive = self.archive()
         if archive is None or start_ms >= archive.until_ms:
-            return books.stored(self._db, table, start_ms, end_ms)
-        here = books.stored(self._db, table, archive.until_ms, end_ms)
-        return heapq.merge(archive.rows(table, start_ms, end_ms), here, key=itemgetter(0, 1))
+            return self.stored_rows(table, start_ms, end_ms)
+        here = self.stored_rows(table, archive.until_ms, end_ms)
+        return TABLES[table].in_order([archive.rows(table, start_ms, end_ms), here])
 
     def reaching_ms(self, at_ms: int) -> int:
         """When the first reading began that reaches over this moment; the moment itself if none does."""
@@ -356,20 +378,49 @@ class Reader:
 
     def order_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
         """Rows of the orders that were made in [start_ms, end_ms), in order."""
-        return self._db.query(
+        here = self._db.query(
             "select * from orders where created_ms >= ? and created_ms < ? order by order_id",
             [start_ms, end_ms],
         )
+        archive = self.archive()
+        if archive is None or start_ms >= archive.until_ms:
+            return here
+        contents = TABLES["orders"]
+        old = (  # they are put away by the day on which they ended
+            dict(zip(contents.columns, row, strict=True))
+            for row in archive.rows("orders", start_ms, archive.until_ms)
+        )
+        both = {row["order_id"]: row for row in chain(old, here) if start_ms <= row["created_ms"] < end_ms}
+        return iter([both[order_id] for order_id in sorted(both)])
 
     def event_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
         """Rows of the events of [start_ms, end_ms), in order."""
-        return self._db.query(
-            "select * from events where at_ms >= ? and at_ms < ? order by event_id", [start_ms, end_ms]
-        )
+        columns = TABLES["events"].columns
+        rows = self._with_archive("events", start_ms, end_ms)
+        return (dict(zip(columns, row, strict=True)) for row in rows)
 
     def price_records(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
         """Rows of the site's prices and terms, from the one in force at `start_ms` on."""
-        return self._db.query(SELECT_PRICES, {"start_ms": start_ms, "end_ms": end_ms})
+        here = list(self._db.query(SELECT_PRICES, {"start_ms": start_ms, "end_ms": end_ms}))
+        archive = self.archive()
+        if archive is None or start_ms >= archive.until_ms:
+            return iter(here)
+        columns = TABLES["prices"].columns
+        old = [
+            dict(zip(columns, row, strict=True))
+            for row in archive.rows("prices", _before(archive, start_ms), end_ms)
+        ]
+        both = {row["quote_id"]: row for row in (*old, *here)}
+        known = [both[quote_id] for quote_id in sorted(both) if both[quote_id]["at_ms"] < end_ms]
+        first = max((index for index, row in enumerate(known) if row["at_ms"] <= start_ms), default=0)
+        return iter(known[first:])
+
+    def price_stretches(self, start_ms: int, end_ms: int) -> Iterator[dict[str, Any]]:
+        """The site's prices as rounds went by them, each with from when until when (`from_ms`, `until_ms`), oldest
+        first, for rounds that began in [start_ms, end_ms)."""
+        columns = TABLES["prices"].columns
+        rows = self._with_archive("prices", start_ms, end_ms)
+        return (dict(zip(columns, row, strict=True)) for row in rows)
 
     def unsettled(self, since: datetime) -> list[Order]:
         """Orders that ended since then as somebody should know: failed, or wanted by a person and not carried out;
@@ -490,6 +541,33 @@ class Reader:
         for row in self._db.query(SELECT_LAST_READING, span):
             return reading_of(row)
         return None
+
+
+def stretches(rows: Iterable[Row], next_ms: int | None, stand_ms: int) -> Iterator[Row]:
+    """Rounds, oldest first, each a moment and then what it went by, its first the number of the prices: as stretches of
+    the same prices with their beginning and their end. `next_ms` is when the round after them began."""
+    began_ms = last_ms = 0
+    what: Row | None = None
+    for at_ms, *values in rows:
+        if what is not None and (values[0] != what[0] or at_ms - last_ms > stand_ms):
+            yield began_ms, min(at_ms, last_ms + stand_ms), *what
+            what = None
+        if what is None:
+            began_ms, what = at_ms, tuple(values)
+        last_ms = at_ms
+    if what is not None:
+        yield began_ms, last_ms if next_ms is None else min(next_ms, last_ms + stand_ms), *what
+
+
+def _before(archive: Archive, at_ms: int) -> int:
+    """The first moment of the last day before this one with prices in the archive, of which the last was in force; the
+    moment itself if there is none."""
+    day_ms = at_ms // MS_PER_DAY * MS_PER_DAY
+    while day_ms >= archive.from_ms:
+        if next(archive.rows("prices", day_ms, min(day_ms + MS_PER_DAY, at_ms)), None) is not None:
+            return day_ms
+        day_ms -= MS_PER_DAY
+    return at_ms
 
 
 def _stamp(path: Path) -> tuple[int, int, int, int]:

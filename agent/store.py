@@ -43,6 +43,7 @@ from agent.market.quote import Market
 from agent.migrations import migrations
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
 from agent.orders import Order, OrderState
+from agent.queries import PRUNE
 from agent.reader import Reader
 from agent.rows import (
     BASELINE_COLUMNS,
@@ -299,27 +300,16 @@ class Store:
             self._journal.ledger(books.rows(hours))
             self._insert_events([_event_row(event)])
 
-    def prune_readings(self, before_ms: int, most: int) -> int:
-        """Drop the oldest readings that began before then, at most so many, and say how many they were."""
-        with self._db.atomic():
-            cursor = self._db.conn.execute(_PRUNE_READINGS, (before_ms, most))
-            return int(cursor.rowcount)
-
     def roll_up(self, steps: Sequence[books.BookedHour]) -> None:
         """Write steps of five minutes."""
         with self._db.atomic():
             books.roll_up(self._db, steps)
 
-    def prune_rows(self, table: str, before_ms: int, most: int) -> int:
-        """Drop the oldest rows of `steps` or `ledger` that begin before then, at most so many; how many they were."""
-        column = "hour_ms" if table == "ledger" else "step_ms"
+    def prune(self, table: str, before_ms: int, most: int) -> int:
+        """Drop the oldest rows of a table that are of before then (`queries.PRUNE`), at most so many; how many they
+        were."""
         with self._db.atomic():
-            cursor = self._db.conn.execute(
-                f"delete from {table} where (machine_id, {column}) in "  # noqa: S608 - names of ours
-                f"(select machine_id, {column} from {table} where {column} < ? order by {column} limit ?)",
-                (before_ms, most),
-            )
-            return int(cursor.rowcount)
+            return int(self._db.conn.execute(PRUNE[table], (before_ms, most)).rowcount)
 
     def shrink(self, most_pages: int) -> int:
         """Give free pages at the end of the file back to the disk, at most so many, once a tenth of it is free: what is
@@ -524,11 +514,6 @@ def upsert(table: str, columns: Sequence[str], key: str, *, given: int | None = 
     )
 
 
-_PRUNE_READINGS = """
-    delete from readings where (began_ms, machine_id) in (
-        select began_ms, machine_id from readings where began_ms < ? order by began_ms limit ?
-    )
-"""
 _INSERT_QUOTE = """
     insert into quotes (at_ms, difficulty, height, fees_btc, btc_usd, hashprice_usd_per_ph_day, hashprice_source,
     price_usd_per_kwh, price_source, fee, reject, overhead, credit_usd_per_kwh, own)

@@ -18,13 +18,15 @@ class HistorySection(Section):
 
     steps_days: Annotated[float, Field(ge=0, le=36_500)] = Field(
         default=400.0,
-        description="Days for which the steps of five minutes are kept that readings are rolled up into; 0: for ever.",
+        description="Days for which the steps of five minutes are kept that readings are rolled up into, and events, "
+        "rounds, prices and orders that ended; 0: for ever.",
     )
 
     archive_directory: str | None = Field(
         default=None,
-        description="Directory for Parquet files by day, into which steps and hours of the ledger go after "
-        "`steps_days`; without it the steps are dropped, and the ledger stays. Needs the extra `parquet`.",
+        description="Directory for Parquet files by day, into which steps and hours of the ledger, prices, events and "
+        "orders go after `steps_days`; without it they are dropped, but for the ledger, which stays. Needs the extra "
+        "`parquet`.",
     )
 
     corrections_file: str | None = Field(

@@ -531,7 +531,7 @@ async def test_an_hour_whose_readings_are_gone_stays_as_it_was_booked(path, tmp_
             at = NOW + timedelta(minutes=minutes)
             save(store, machine(1, reading(began_at=at)), market=market(at=at), valid_s=1800)
         await books(path, store, clock).catch_up()
-        store.prune_readings(to_ms(NOW + timedelta(minutes=90)), 1000)  # in the middle of the second hour
+        store.prune("readings", to_ms(NOW + timedelta(minutes=90)), 1000)  # in the middle of the second hour
         await books(path, store, clock, corrections=corrections(tmp_path, 0.05, 0.05, 0.05)).catch_up()
         with Reader(path) as reader:
             (told,) = [each for each in reader.events() if each.kind == "ledger_not_reappraised"]

@@ -3,11 +3,13 @@
 import random
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from agent.accounts import accounts
+from agent.appraisal import Terms
 from agent.archive import MS_PER_DAY, Archive, ArchiveError, day_file, write_day
 from agent.bookkeeping import Bookkeeper
 from agent.config.history import HistorySection
@@ -15,11 +17,14 @@ from agent.corrections import Corrections
 from agent.export import Period, profitability, split
 from agent.ledger import ADDITIVE, EXTREMES
 from agent.ledger_export import machine_rows
+from agent.orders import OrderState
 from agent.reader import Reader
-from agent.records import energy_rows
-from agent.rows import to_ms
+from agent.records import energy_rows, event_rows, order_rows, price_rows
+from agent.rows import Event, to_ms
 from agent.store import Store, copy_database
-from tests.agent.builders import NOW, HandClock, asleep, machine, market, reading, save
+from agent.terms import MachineTerms, TermsBook
+from drivers.reading import MachineId
+from tests.agent.builders import NOW, HandClock, asleep, mac, machine, market, order, reading, save
 
 STEP = timedelta(minutes=1)
 VALID_S = 150.0
@@ -179,7 +184,7 @@ async def test_the_file_stays_as_big_as_what_is_kept(path):
             await keeper.catch_up()
             while await keeper.prune():
                 pass
-            store.prune_rows("steps", to_ms(NOW + timedelta(hours=12 * day)), 10**6)
+            store.prune("steps", to_ms(NOW + timedelta(hours=12 * day)), 10**6)
             sizes.append(path.stat().st_size)
     assert max(sizes[2:]) <= sizes[1] * 1.2
 
@@ -188,13 +193,13 @@ async def test_what_is_freed_is_given_back_to_the_disk_a_bit_at_a_time(path):
     with Store(path) as store:
         live(path, store, machines=10)
         before = pages(path)
-        store.prune_readings(to_ms(NOW + timedelta(days=1)), 10**6)
+        store.prune("readings", to_ms(NOW + timedelta(days=1)), 10**6)
         assert store.shrink(10) == 10
         assert pages(path) == before - 10
         while store.shrink(10):
             pass
         assert pages(path) < before * 0.6
-        store.prune_readings(to_ms(NOW + timedelta(days=1)), 10**6)
+        store.prune("readings", to_ms(NOW + timedelta(days=1)), 10**6)
 
 
 def pages(path):
@@ -217,6 +222,9 @@ def test_a_copy_of_an_older_file_can_shrink(path, tmp_path):
 DAYS = 3
 
 
+TERMS = TermsBook(own={mac(2): MachineTerms(terms=Terms(fee=0.02))})
+
+
 async def archived(path, store, directory, *, days=DAYS, keep_steps=timedelta(days=1)):
     """Three days of quarter hours, of which the first are put away; the keeper."""
     for index in range(days * 96 + 8):
@@ -226,13 +234,15 @@ async def archived(path, store, directory, *, days=DAYS, keep_steps=timedelta(da
             machine(1, reading(began_at=at, power_w=3000.0 + index)),
             machine(2, reading(began_at=at, power_w=2000.0 + index)),
             market=market(0.05 + index % 7 / 100, at=at),
+            terms=TERMS,
             valid_s=900,
         )
+    happen(store, days)
     keeper = Bookkeeper(
         path,
         store,
         direct,
-        clock=HandClock(),
+        clock=HandClock(NOW + timedelta(days=days)),
         keep=timedelta(hours=6),
         keep_steps=keep_steps,
         archive=directory,
@@ -241,14 +251,30 @@ async def archived(path, store, directory, *, days=DAYS, keep_steps=timedelta(da
     return keeper
 
 
-def everything(path):
+def happen(store, days):
+    """Events, and orders that end on the day after the one that they were made on; one is open, one sleep stands."""
+    first = NOW.replace(hour=0)
+    for hours in range(1, days * 24, 5):
+        made = first + timedelta(hours=hours)
+        store.save_events([Event(at=made, kind="noted", detail=f"hour {hours}")])
+        sleep = order(state=OrderState.RELEASED, created_at=made, settled_at=made + timedelta(hours=23))
+        store.create_order(replace(sleep, detail="it is over"))
+    store.create_order(order(created_at=first, state=OrderState.PROPOSED))
+    standing = order(created_at=first, state=OrderState.CONFIRMED, confirmed_at=first, settled_at=first)
+    store.create_order(replace(standing, machine_id=MachineId(mac(2))))
+
+
+def everything(path, since=timedelta()):
     """All that is told of the three days, by hours and by five minutes."""
-    start = NOW.replace(hour=0)
+    start, end = NOW.replace(hour=0) + since, NOW.replace(hour=0) + timedelta(days=DAYS)
     with Reader(path) as reader:
         return [
-            *energy_rows(reader, start, start + timedelta(days=DAYS), timedelta(minutes=5)),
-            *machine_rows(reader, start, start + timedelta(days=DAYS), Period.HOUR),
-            *profitability(reader, start, start + timedelta(days=DAYS), Period.DAY),
+            *order_rows(reader, start, end),
+            *event_rows(reader, start, end),
+            *price_rows(reader, start, end),
+            *energy_rows(reader, start, end, timedelta(minutes=5)),
+            *machine_rows(reader, start, end, Period.HOUR),
+            *profitability(reader, start, end, Period.DAY),
         ]
 
 
@@ -268,12 +294,67 @@ async def test_days_in_the_archive_are_told_as_if_nothing_had_moved(path, tmp_pa
             since_ms = reader.archive().until_ms
     assert sorted(file.name for file in (tmp_path / "old").iterdir()) == [
         f"{table}-{NOW + timedelta(days=day):%Y-%m-%d}.parquet"
-        for table in ("ledger", "steps")
+        for table in ("events", "ledger", "orders", "prices", "steps")
         for day in (0, 1)
     ]
     assert count(path, f"ledger where hour_ms < {since_ms}") == 0
     assert count(path, f"steps where step_ms < {since_ms}") == 0
     assert count(path, "ledger") == 2 * 25
+    assert count(path, f"events where at_ms < {since_ms}") == 0
+    assert count(path, f"rounds where began_ms < {since_ms}") == 0
+    assert count(path, f"orders where settled_ms < {since_ms} and state = 'released'") == 0
+    assert count(path, "orders where state in ('proposed', 'confirmed')") == 2
+    assert count(path, "quotes") <= 2 * 4 * 28  # of a day, two hours, and one for safety
+
+
+@pytest.mark.parametrize("hours", [0.25, 5, 23.75, 24, 30, 47, 48, 50])
+async def test_a_part_of_the_time_is_told_as_before_wherever_it_begins(path, tmp_path, hours):
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+        before = everything(path, timedelta(hours=hours))
+        await settle(keeper)
+        assert everything(path, timedelta(hours=hours)) == near(before)
+
+
+async def test_prices_that_stood_since_before_the_archive_are_found_over_days_without_any(path, tmp_path):
+    first = NOW.replace(hour=0)
+    with Store(path) as store:
+        for hours in (*range(1, 6), *range(80, 120)):
+            at = first + timedelta(hours=hours)
+            save(store, machine(1, reading(began_at=at)), market=market(hours / 1000, at=at), valid_s=3600)
+        keeper = books(path, store)
+        keeper._keep_steps, keeper._archive = timedelta(hours=6), tmp_path / "old"
+        await keeper.catch_up()
+        start, end = first + timedelta(hours=60), first + timedelta(hours=82)
+        with Reader(path) as reader:
+            before = list(price_rows(reader, start, end))
+        assert [row["power_price_usd_per_kwh"] for row in before] == [0.005, 0.08, 0.081]
+        await settle(keeper)
+        with Reader(path) as reader:
+            assert reader.archive().until_ms == to_ms(first + timedelta(days=4))
+            assert list(price_rows(reader, start, end)) == before
+
+
+async def test_every_reading_that_is_kept_has_its_prices_also_those_of_machines_with_their_own(path):
+    with Store(path) as store:
+        keeper = await archived(path, store, None)
+        before = count(path, "readings join quotes using (quote_id)")
+        await keeper.prune()
+        await settle(keeper)
+        kept = count(path, "readings")
+        assert 0 < kept < before
+        assert count(path, "readings join quotes using (quote_id)") == kept
+        assert count(path, "rounds join quotes using (quote_id)") == count(path, "rounds")
+
+
+async def test_numbers_of_orders_and_events_go_on_where_all_of_them_are_old(path):
+    with Store(path) as store:
+        keeper = await archived(path, store, None)
+        store.save_events([Event(at=NOW - timedelta(days=900), kind="late", detail="its clock was wrong")])
+        late = store.create_order(order(state=OrderState.EXPIRED, settled_at=NOW))
+        await settle(keeper)
+        assert count(path, f"orders where order_id = {late.order_id}") == 1
+        assert count(path, "events where kind = 'late'") == 1
 
 
 async def test_a_crash_between_writing_a_day_and_dropping_it_counts_nothing_twice(path, tmp_path):
@@ -282,7 +363,7 @@ async def test_a_crash_between_writing_a_day_and_dropping_it_counts_nothing_twic
         before = everything(path)
 
         async def crashing(function, *arguments):
-            if getattr(function, "func", function) == store.prune_rows:
+            if function == store.prune and arguments[0] != "readings":
                 raise OSError("out of power")
             return function(*arguments)
 
@@ -325,6 +406,7 @@ async def test_without_an_archive_old_steps_are_dropped_and_the_ledger_stays(pat
         keeper = await archived(path, store, None)
         await settle(keeper)
         assert count(path, "ledger") == 2 * (DAYS * 24 + 1)
+        assert count(path, f"events where at_ms < {to_ms(NOW.replace(hour=0) + timedelta(days=2))}") == 0
         with Reader(path) as reader:
             ((_, (first, *_)), _) = reader.steps(0, 2**52)
         assert first[1] == to_ms(NOW.replace(hour=0) + timedelta(days=2))

@@ -328,7 +328,7 @@ def test_migrations_are_applied_once(path):
     before = schema(path)
     stored_site(path, machine(1, reading()))
     assert schema(path) == before
-    assert sql(path, "select count(*) from _sqlite_migrations") == [(9,)]
+    assert sql(path, "select count(*) from _sqlite_migrations") == [(10,)]
 
 
 def newer(path):
