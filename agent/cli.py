@@ -583,12 +583,14 @@ def whatif(
 
 @cli.command()
 @click.option(
-    "--prices", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="CSV of power prices: start of the interval, and usd_per_mwh or usd_per_kwh.",
+    "--prices", type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of power prices: start of the interval, and usd_per_mwh or usd_per_kwh; "
+    "default: as the agent recorded them.",
 )  # fmt: skip
 @click.option(
-    "--hashprice", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="CSV of hashprices: date or time, and hashprice_usd_per_ph_day; each is known once its time has ended.",
+    "--hashprice", type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of hashprices: date or time, and hashprice_usd_per_ph_day, each known once its time has ended; "
+    "default: as the agent recorded them.",
 )  # fmt: skip
 @click.option(
     "--policy", "policies", type=click.Path(path_type=Path, dir_okay=False), multiple=True,
@@ -619,8 +621,8 @@ def whatif(
 @database_option
 @json_option
 def backtest(
-    prices: Path,
-    hashprice: Path,
+    prices: Path | None,
+    hashprice: Path | None,
     policies: tuple[Path, ...],
     start: datetime | None,
     end: datetime | None,

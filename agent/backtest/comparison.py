@@ -162,14 +162,12 @@ def _lines(found: Mapping[str, Sequence[Result]], best: Sequence[Result], always
 
 def overlap(power: History, hashprice: History, start: datetime | None, end: datetime | None) -> Past:
     """Both histories over the time that they share, and that is asked for. A hashprice must be known at the beginning
-    already: that of the interval before. Raises `HistoryError`."""
-    first = max(hashprice.ends[0], start.timestamp() if start else hashprice.ends[0])
+    already: that of the interval before, or one that was recorded by then. Raises `HistoryError`."""
+    known_s = hashprice.first_known_s
+    first = max(known_s, start.timestamp() if start else known_s)
     last = min(hashprice.ends[-1], end.timestamp() if end else hashprice.ends[-1])
     power = power.within(first, last)
-    kept = [i for i, at_s in enumerate(power.starts) if hashprice.value_at(at_s) is not None]
-    power = History(
-        [power.starts[i] for i in kept], [power.ends[i] for i in kept], [power.values[i] for i in kept]
-    )
+    power = power.only([i for i, at_s in enumerate(power.starts) if hashprice.value_at(at_s) is not None])
     if len(power) < 2:
         raise HistoryError(
             "the histories share no time: there must be power prices from --from to --to, and hashprices from one "

@@ -35,7 +35,7 @@ class Past:
 
     def news(self, delay_s: float) -> list[News]:
         """What becomes known when: a power price `delay_s` after the start of its interval, a hashprice at the end of
-        its interval. Power prices grow stale in gaps."""
+        its interval; what was recorded was known from its start on. Power prices grow stale in gaps."""
         prices: list[tuple[float, float | None]] = []
         known_at = [start + delay_s for start in self.power.starts]
         for index, at_s in enumerate(known_at):
@@ -44,7 +44,8 @@ class Past:
             following = known_at[index + 1] if index + 1 < len(known_at) else None
             if following is not None and stale_s < following:
                 prices.append((stale_s, None))
-        hashprices = list(zip(self.hashprice.ends, self.hashprice.values, strict=True))
+        known_s = self.hashprice.starts if self.hashprice.recorded else self.hashprice.ends
+        hashprices = list(zip(known_s, self.hashprice.values, strict=True))
         return _merged(prices, hashprices, self.power.starts[0], self.power.ends[-1])
 
     @property
@@ -58,8 +59,8 @@ class Past:
         return (self.power.ends[-1] - self.power.starts[0]) / 3600 - self.hours
 
     def ahead_s(self, at_s: float) -> float:
-        """Seconds until the interval ends that a moment lies in; 0 in a gap."""
-        index = self.power.index_at(at_s)
+        """Seconds until the interval ends that a moment lies in, where that was known; 0 in a gap."""
+        index = None if self.power.recorded else self.power.index_at(at_s)
         return 0.0 if index is None else self.power.ends[index] - at_s
 
 

@@ -16,7 +16,13 @@ from rich.text import Text
 
 from agent.backtest.chart import svg, terminal
 from agent.backtest.comparison import CLAIRVOYANT, Comparison, Line, classes, compare, overlap
-from agent.backtest.series import hashprice_history, power_history
+from agent.backtest.series import (
+    History,
+    hashprice_history,
+    power_history,
+    recorded_hashprice,
+    recorded_power,
+)
 from agent.config import Config, load
 from agent.curtailment import CurtailmentPolicy
 from agent.errors import UsageError
@@ -29,6 +35,9 @@ from agent.summary import number
 
 AGENT = "agent"
 """What the policy of the configuration is called."""
+POWER, HASHPRICE = "power_price_usd_per_kwh", "hashprice_usd_per_ph_day"
+_RECORDED = {POWER: (recorded_power, "--prices"), HASHPRICE: (recorded_hashprice, "--hashprice")}
+MOST_MS = 2**53
 COLUMNS = (
     "model", "machines", "efficiency_j_per_th", "switching_cost_usd", "delay_min", "policy", "net_usd", "gain_usd",
     "share_of_clairvoyant", "hours_off", "cycles", "cycles_per_machine", "worst_day", "worst_day_usd",
@@ -42,10 +51,11 @@ class BacktestError(UsageError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked. Files of prices, machines and policies; delays in minutes."""
+    """What is asked. Files of prices, machines and policies; delays in minutes. Without a file of prices those are
+    replayed that the agent recorded."""
 
-    prices: Path
-    hashprice: Path
+    prices: Path | None
+    hashprice: Path | None
     inventory: Path | None
     policies: Sequence[Path]
     start: datetime | None
@@ -77,7 +87,12 @@ def print_backtest(question: Question, config: Config, database: Path, *, as_jso
             refuse_unwritable(file)
     lots = _lots(question, config, database)
     past = overlap(
-        power_history(question.prices), hashprice_history(question.hashprice), question.start, question.end
+        _recorded(database, POWER) if question.prices is None else power_history(question.prices),
+        _recorded(database, HASHPRICE)
+        if question.hashprice is None
+        else hashprice_history(question.hashprice),
+        question.start,
+        question.end,
     )
     comparison = compare(
         past,
@@ -108,6 +123,19 @@ def _lots(question: Question, config: Config, database: Path) -> list[Lot]:
             f"{database}: of no machine is it known what it does; --inventory FILE names some"
         )
     return classes(lots)
+
+
+def _recorded(database: Path, column: str) -> History:
+    """What the agent itself recorded of a price, in the database and in the archive of old days."""
+    cut, option = _RECORDED[column]
+    with Reader(database) as reader:
+        history = cut(
+            (row["from_ms"] / 1000, row["until_ms"] / 1000, row[column])
+            for row in reader.price_stretches(0, MOST_MS)
+        )
+    if not history.starts:
+        raise BacktestError(f"{database}: holds no prices of its own yet; {option} FILE names some")
+    return history
 
 
 def _policies(question: Question, config: Config, database: Path) -> Mapping[str, CurtailmentPolicy]:

@@ -1,4 +1,5 @@
-"""Histories of prices from CSV files: power by the interval, hashprice by the day or finer. Gaps stay gaps.
+"""Histories of prices, from CSV files or as the agent recorded them: power by the interval, hashprice by the day or
+finer. Gaps stay gaps.
 
 HistoryError         a file that cannot be used; the message names it, the row and what is expected
 """
@@ -8,8 +9,8 @@ import io
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ HASHPRICE_COLUMN = "hashprice_usd_per_ph_day"
 HIGHEST_USD_PER_KWH = 20.0
 HIGHEST_HASHPRICE = 5_000.0
 LONGEST_INTERVAL_S = 31 * 86_400.0
+STEP_S = 300.0
+"""How finely what was recorded is replayed."""
 
 
 class HistoryError(UsageError):
@@ -32,11 +35,15 @@ class HistoryError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A value for each [starts[i], ends[i]), in seconds since 1970 UTC, oldest first, without overlaps."""
+    """A value for each [starts[i], ends[i]), in seconds since 1970 UTC, oldest first, without overlaps.
+
+    What was `recorded` is what was known at the time: from the start of its interval on, and not for how long.
+    """
 
     starts: Sequence[float]
     ends: Sequence[float]
     values: Sequence[float]
+    recorded: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -53,10 +60,21 @@ class History:
 
     def within(self, start_s: float, end_s: float) -> "History":
         """The intervals that lie wholly in [start_s, end_s)."""
-        kept = [i for i in range(len(self)) if start_s <= self.starts[i] and self.ends[i] <= end_s]
-        return History(
-            [self.starts[i] for i in kept], [self.ends[i] for i in kept], [self.values[i] for i in kept]
+        return self.only([i for i in range(len(self)) if start_s <= self.starts[i] and self.ends[i] <= end_s])
+
+    def only(self, kept: Sequence[int]) -> "History":
+        """Some of the intervals, by their places."""
+        return replace(
+            self,
+            starts=[self.starts[i] for i in kept],
+            ends=[self.ends[i] for i in kept],
+            values=[self.values[i] for i in kept],
         )
+
+    @property
+    def first_known_s(self) -> float:
+        """When its first value was known."""
+        return self.starts[0] if self.recorded else self.ends[0]
 
 
 def power_history(path: Path) -> History:
@@ -84,6 +102,54 @@ def hashprice_history(path: Path) -> History:
     if not all(0 < value < HIGHEST_HASHPRICE for value in history.values):
         raise HistoryError(f"{path}: a hashprice is over 0 and under {HIGHEST_HASHPRICE:g} USD/PH/day")
     return history
+
+
+Stretch = tuple[float, float, float | None]
+"""A value, None if it was not known, in [start, end), in seconds since 1970 UTC."""
+
+
+def recorded_power(stretches: Iterable[Stretch]) -> History:
+    """Prices as the agent went by them, oldest first: cut where they changed, and at every full five minutes."""
+    return _recorded(_cut(stretches))
+
+
+def recorded_hashprice(stretches: Iterable[Stretch]) -> History:
+    """The same, but looked at every full five minutes, and after gaps: it changes with every price of bitcoin."""
+    pieces: list[list[float]] = []
+    for start, end, value in _cut(stretches):
+        if pieces and pieces[-1][1] == start and start % STEP_S:
+            pieces[-1][1] = end
+        else:
+            pieces.append([start, end, value])
+    return _recorded(pieces)
+
+
+def _cut(stretches: Iterable[Stretch]) -> Iterator[tuple[float, float, float]]:
+    """Those of known value, at every full five minutes; what follows on the same value is one with it."""
+    waiting: tuple[float, float, float] | None = None
+    for start, end, value in stretches:
+        if value is None:
+            continue
+        if waiting is not None and waiting[1:] == (start, value):
+            waiting = (waiting[0], end, value)
+            continue
+        if waiting is not None:
+            yield from _at_full_steps(*waiting)
+        waiting = (start, end, value)
+    if waiting is not None:
+        yield from _at_full_steps(*waiting)
+
+
+def _at_full_steps(start: float, end: float, value: float) -> Iterator[tuple[float, float, float]]:
+    while start < end:
+        until = min(end, (start // STEP_S + 1) * STEP_S)
+        yield start, until, value
+        start = until
+
+
+def _recorded(pieces: Iterable[Sequence[float]]) -> History:
+    starts, ends, values = [list(each) for each in zip(*pieces, strict=True)] or ([], [], [])
+    return History(starts, ends, values, recorded=True)
 
 
 def _rows(path: Path) -> list[dict[str, str | None]]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise, product
 from xml.etree import ElementTree
 
@@ -19,10 +19,11 @@ from agent.backtest.comparison import classes, compare, overlap
 from agent.backtest.policies import AgentPolicy, AlwaysOn, Naive, NeverOn
 from agent.backtest.replay import News, Past, Switch, Valuation, replay, together
 from agent.backtest.report import COLUMNS
-from agent.backtest.series import History, HistoryError
+from agent.backtest.series import History, HistoryError, recorded_hashprice, recorded_power
 from agent.curtailment import CurtailmentPolicy, Rule
 from agent.lots import Lot
-from tests.agent.builders import machine, reading, stored_site
+from agent.store import Store
+from tests.agent.builders import NOW, machine, market, reading, save, stored_site
 from tests.agent.processes import hashcost
 
 STEP, DAY = 900.0, 86_400.0
@@ -114,6 +115,53 @@ def test_other_prices_in_the_future_change_nothing_that_was_done_before(prices, 
         return [each for each in switches_of(made(name, of, LOT), of, delay_s) if each.at_s < known_until]
 
     assert before(one) == before(other)
+
+
+def recorded(prices, hashprices, step=420.0):
+    """As an agent recorded them, in stretches that do not fall on full five minutes."""
+    starts = [T0 + 17.0 + index * step for index in range(len(prices))]
+    spans = [(at_s, at_s + step) for at_s in starts]
+    return overlap(
+        recorded_power((*span, usd) for span, usd in zip(spans, prices, strict=True)),
+        recorded_hashprice((*span, usd) for span, usd in zip(spans, hashprices, strict=True)),
+        None,
+        None,
+    )
+
+
+def hashprices(size):
+    return st.lists(st.floats(20.0, 90.0), min_size=size, max_size=size)
+
+
+@settings(max_examples=60)
+@given(
+    spiky(30),
+    spiky(30),
+    hashprices(30),
+    hashprices(30),
+    st.integers(1, 29),
+    policies,
+    st.sampled_from([0.0, 300.0]),
+)
+def test_of_what_was_recorded_nobody_sees_the_future_either(
+    prices, others, told, told_else, cut, name, delay_s
+):
+    one = recorded(prices, told)
+    other = recorded([*prices[:cut], *others[cut:]], [*told[:cut], *told_else[cut:]])
+    until = T0 + 17.0 + cut * 420.0
+
+    def before(of):
+        return [each for each in switches_of(made(name, of, LOT), of, delay_s) if each.at_s < until]
+
+    assert before(one) == before(other)
+
+
+def test_what_was_recorded_was_known_at_once_and_nobody_knew_how_long_it_would_stand():
+    of = recorded([CHEAP, DEAR], [50.0, 60.0])
+    assert of.news(0.0)[0] == News(T0 + 17.0, CHEAP, 50.0)
+    assert {(each.at_s, each.price_usd_per_kwh) for each in of.news(0.0)} >= {(T0 + 437.0, DEAR)}
+    assert of.news(0.0)[-1].hashprice_usd_per_ph_day == 60.0
+    assert of.ahead_s(T0 + 20.0) == 0.0
 
 
 def test_a_price_is_known_after_its_delay_and_a_hashprice_when_its_day_is_over():
@@ -385,6 +433,40 @@ def test_the_agents_own_machines(files):
     done = asked(files, "--json", "--delays", "", "--database", files / "site.db")
     (only,) = json.loads(done.stdout)["classes"]
     assert (only["model"], only["machines"]) == ("Antminer S21", 2)
+
+
+def test_the_prices_that_the_agent_recorded(files):
+    with Store(files / "site.db") as store:
+        for index in range(97):
+            at = NOW + index * timedelta(minutes=5)
+            save(
+                store,
+                machine(1, reading(began_at=at)),
+                market=market(DEAR if index // 12 % 2 else CHEAP, at=at),
+                valid_s=300,
+            )
+    done = hashcost("backtest", "--json", "--database", files / "site.db")
+    told = json.loads(done.stdout)
+    assert (told["hours"], told["gap_hours"]) == (8.0, 0.0)
+    found = {line["policy"]: line for line in told["policies"]}
+    assert found["naive"]["hours_off"] == pytest.approx(4.0)
+    assert found["naive"]["share_of_clairvoyant"] == pytest.approx(1.0)
+    assert found["agent"]["cycles"] == 4
+    mixed = asked(files, "--json", "--inventory", files / "fleet.csv")  # both from files need no database
+    assert mixed.returncode == 0
+    only_hashprice = hashcost(
+        "backtest", "--json", "--prices", files / "power.csv", "--database", files / "site.db"
+    )
+    assert only_hashprice.returncode == 2
+    assert "share no time" in only_hashprice.stderr
+
+
+def test_without_rounds_there_are_no_recorded_prices(files):
+    with Store(files / "site.db"):
+        pass
+    done = hashcost("backtest", "--inventory", files / "fleet.csv", "--database", files / "site.db")
+    assert done.returncode == 2
+    assert "holds no prices of its own yet; --prices FILE names some" in done.stderr
 
 
 @pytest.mark.parametrize(

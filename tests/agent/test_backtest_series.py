@@ -4,7 +4,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.backtest.series import HistoryError, hashprice_history, power_history
+from agent.backtest.series import (
+    HistoryError,
+    hashprice_history,
+    power_history,
+    recorded_hashprice,
+    recorded_power,
+)
 
 HOUR = 3600.0
 T0 = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
@@ -69,6 +75,28 @@ def test_hashprices_that_cannot_be_are_refused(tmp_path, price):
     text = f"date,hashprice_usd_per_ph_day\n2025-01-01,50\n2025-01-02,{price}\n"
     with pytest.raises(HistoryError, match="a hashprice is over 0"):
         hashprice_history(written(tmp_path, text))
+
+
+def test_what_was_recorded_is_cut_where_it_changed_and_at_full_five_minutes():
+    history = recorded_power([(250.0, 700.0, 0.05), (700.0, 800.0, 0.05), (800.0, 1000.0, 0.07)])
+    assert list(zip(history.starts, history.ends, history.values, strict=True)) == [
+        (250.0, 300.0, 0.05), (300.0, 600.0, 0.05), (600.0, 800.0, 0.05), (800.0, 900.0, 0.07), (900.0, 1000.0, 0.07),
+    ]  # fmt: skip
+    assert history.recorded
+
+
+def test_what_was_recorded_has_gaps_where_nothing_was_known():
+    history = recorded_power([(0.0, 100.0, 0.05), (100.0, 200.0, None), (250.0, 300.0, 0.05)])
+    assert list(zip(history.starts, history.ends, strict=True)) == [(0.0, 100.0), (250.0, 300.0)]
+    assert not recorded_power([]).starts
+
+
+def test_a_recorded_hashprice_is_the_one_known_at_each_full_five_minutes_and_after_gaps():
+    stretches = [(0.0, 200.0, 40.0), (200.0, 450.0, 41.0), (450.0, 500.0, 42.0), (550.0, 700.0, 43.0)]
+    history = recorded_hashprice(stretches)
+    assert list(zip(history.starts, history.ends, history.values, strict=True)) == [
+        (0.0, 300.0, 40.0), (300.0, 500.0, 41.0), (550.0, 600.0, 43.0), (600.0, 700.0, 43.0),
+    ]  # fmt: skip
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

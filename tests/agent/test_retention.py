@@ -1,5 +1,7 @@
 """What becomes of readings that grow old: rolled up, dropped, and exported as before."""
 
+import asyncio
+import json
 import random
 import sqlite3
 from contextlib import closing
@@ -25,6 +27,7 @@ from agent.store import Store, copy_database
 from agent.terms import MachineTerms, TermsBook
 from drivers.reading import MachineId
 from tests.agent.builders import NOW, HandClock, asleep, mac, machine, market, order, reading, save
+from tests.agent.processes import hashcost
 
 STEP = timedelta(minutes=1)
 VALID_S = 150.0
@@ -254,19 +257,19 @@ async def archived(path, store, directory, *, days=DAYS, keep_steps=timedelta(da
 def happen(store, days):
     """Events, and orders that end on the day after the one that they were made on; one is open, one sleep stands."""
     first = NOW.replace(hour=0)
+    store.create_order(order(created_at=first, state=OrderState.PROPOSED, settled_at=first))
+    standing = order(created_at=first, state=OrderState.CONFIRMED, confirmed_at=first, settled_at=first)
+    store.create_order(replace(standing, machine_id=MachineId(mac(2))))
     for hours in range(1, days * 24, 5):
         made = first + timedelta(hours=hours)
         store.save_events([Event(at=made, kind="noted", detail=f"hour {hours}")])
         sleep = order(state=OrderState.RELEASED, created_at=made, settled_at=made + timedelta(hours=23))
         store.create_order(replace(sleep, detail="it is over"))
-    store.create_order(order(created_at=first, state=OrderState.PROPOSED))
-    standing = order(created_at=first, state=OrderState.CONFIRMED, confirmed_at=first, settled_at=first)
-    store.create_order(replace(standing, machine_id=MachineId(mac(2))))
 
 
-def everything(path, since=timedelta()):
+def everything(path, since=timedelta(), until=timedelta(days=DAYS)):
     """All that is told of the three days, by hours and by five minutes."""
-    start, end = NOW.replace(hour=0) + since, NOW.replace(hour=0) + timedelta(days=DAYS)
+    start, end = (NOW.replace(hour=0) + each for each in (since, until))
     with Reader(path) as reader:
         return [
             *order_rows(reader, start, end),
@@ -307,13 +310,16 @@ async def test_days_in_the_archive_are_told_as_if_nothing_had_moved(path, tmp_pa
     assert count(path, "quotes") <= 2 * 4 * 28  # of a day, two hours, and one for safety
 
 
-@pytest.mark.parametrize("hours", [0.25, 5, 23.75, 24, 30, 47, 48, 50])
-async def test_a_part_of_the_time_is_told_as_before_wherever_it_begins(path, tmp_path, hours):
+@pytest.mark.parametrize(
+    ("since", "until"), [(0.25, 72), (5, 20), (5, 24), (23.75, 48.25), (24, 48), (30, 72), (47, 49), (48, 60)]
+)
+async def test_a_part_of_the_time_is_told_as_before_wherever_it_begins(path, tmp_path, since, until):
+    part = timedelta(hours=since), timedelta(hours=until)
     with Store(path) as store:
         keeper = await archived(path, store, tmp_path / "old")
-        before = everything(path, timedelta(hours=hours))
+        before = everything(path, *part)
         await settle(keeper)
-        assert everything(path, timedelta(hours=hours)) == near(before)
+        assert everything(path, *part) == near(before)
 
 
 async def test_prices_that_stood_since_before_the_archive_are_found_over_days_without_any(path, tmp_path):
@@ -333,6 +339,19 @@ async def test_prices_that_stood_since_before_the_archive_are_found_over_days_wi
         with Reader(path) as reader:
             assert reader.archive().until_ms == to_ms(first + timedelta(days=4))
             assert list(price_rows(reader, start, end)) == before
+
+
+async def test_a_backtest_replays_the_prices_of_old_days_as_before(path, tmp_path):
+    asked = "backtest", "--json", "--delays", "", "--switching-cost", "0.01", "--database", path
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+        before = await asyncio.to_thread(hashcost, *asked)
+        await settle(keeper)
+        after = await asyncio.to_thread(hashcost, *asked)
+    told = json.loads(after.stdout)
+    assert told == json.loads(before.stdout)
+    assert told["hours"] == DAYS * 24 + 1.75
+    assert told["gap_hours"] == 0
 
 
 async def test_every_reading_that_is_kept_has_its_prices_also_those_of_machines_with_their_own(path):
