@@ -7,11 +7,12 @@ logs and progress on stderr. Heavy modules are imported by the command that need
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -85,27 +86,33 @@ def demo(
     as_json: bool,
 ) -> None:
     """Run a simulated site and the agent against it; needs nothing, leaves nothing."""
-    from agent import demo as demo_site
-    from agent.daemon import setup_logging
-    from agent.export import refuse_unwritable
+    with suppress(KeyboardInterrupt):  # Ctrl-C before it is heeded
+        from agent import demo as demo_site
+        from agent.daemon import setup_logging
+        from agent.export import refuse_unwritable
 
-    if csv is not None:
-        refuse_unwritable(csv)
-    setup_logging(quiet=True)
-    options = demo_site.DemoOptions(
-        machines=machines,
-        seed=seed,
-        speed=speed,
-        faults=faults,
-        auto=auto,
-        once=once,
-        csv=csv,
-        as_json=as_json,
-    )
-    if once or as_json or not _is_terminal():
+        if csv is not None:
+            refuse_unwritable(csv)
+        setup_logging(quiet=True)
+        options = demo_site.DemoOptions(
+            machines=machines,
+            seed=seed,
+            speed=speed,
+            faults=faults,
+            auto=auto,
+            once=once,
+            csv=csv,
+            as_json=as_json,
+        )
+        if not once and not as_json and _is_terminal():
+            _show_demo(asdict(options))
         demo_site.run(options)
-        return
-    told = json.dumps({**asdict(options), "csv": None if csv is None else str(csv)})
+
+
+def _show_demo(options: dict[str, Any]) -> NoReturn:
+    """Become the demo in the terminal."""
+    csv = options["csv"]
+    told = json.dumps({**options, "csv": None if csv is None else str(csv)})
     os.execv(sys.executable, [sys.executable, "-P", "-m", "tui.demo", told])  # noqa: S606 - ourselves, no shell
 
 
@@ -136,11 +143,12 @@ def scan(addresses: tuple[str, ...], config_path: Path | None, as_json: bool) ->
 def run(config_path: Path | None, database: Path, socket: Path) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C: scan, poll, appraise, remember. SIGHUP reloads the
     configuration; a bad one is refused and the old one stays."""
-    config = _load_site(config_path)
-    from agent.daemon import run_until_stopped, setup_logging
+    with suppress(KeyboardInterrupt):  # Ctrl-C before it is heeded
+        config = _load_site(config_path)
+        from agent.daemon import run_until_stopped, setup_logging
 
-    setup_logging()
-    run_until_stopped(config, database, socket, reload=lambda: _load_site(config_path))
+        setup_logging()
+        run_until_stopped(config, database, socket, reload=lambda: _load_site(config_path))
 
 
 def _is_terminal() -> bool:

@@ -101,22 +101,21 @@ async def _demo(
         prices = await stack.enter_async_context(simulated_prices(options, site))
         config = demo_config(options, site, prices)
         price = MovablePrice(config.power.price_usd_per_kwh)
-        try:
-            async with Agent(config, database, clock=site.clock, power=price, socket=socket) as agent:
-                with scan_progress(hidden=options.as_json) as progress:
-                    changes = await agent.scan(progress)
-                notes += [f"{event.kind}: {event.detail}" for event in changes.doubts]
-                if options.auto and options.once:
-                    await _rehearse(agent, options, site, price, database)
-                elif options.once:
-                    _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
-                elif watch is None:
-                    await agent.poll_forever(_printer(options, notes))
-                else:
-                    await agent.poll_once()  # there is something to see
-                    await _watched(agent, watch(database, socket, site.clock))
-        finally:
-            _write_csv(options, database, site.clock.now())
+        async with Agent(config, database, clock=site.clock, power=price, socket=socket) as agent:
+            # once there is a database: somebody may have enough before that
+            stack.callback(lambda: _write_csv(options, database, site.clock.now()))
+            with scan_progress(hidden=options.as_json) as progress:
+                changes = await agent.scan(progress)
+            notes += [f"{event.kind}: {event.detail}" for event in changes.doubts]
+            if options.auto and options.once:
+                await _rehearse(agent, options, site, price, database)
+            elif options.once:
+                _printer(options, notes)(await _rounds(agent, ONCE_ROUNDS))
+            elif watch is None:
+                await agent.poll_forever(_printer(options, notes))
+            else:
+                await agent.poll_once()  # there is something to see
+                await _watched(agent, watch(database, socket, site.clock))
 
 
 @asynccontextmanager
@@ -196,7 +195,7 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _write_csv(options: DemoOptions, database: Path, until: datetime) -> None:
-    if options.csv is not None and database.exists():
+    if options.csv is not None:
         write_atomically(options.csv, to_csv(_profitability(database, until)))
 
 
@@ -252,5 +251,6 @@ async def _stop(process: Process) -> None:
         async with asyncio.timeout(STOP_DEADLINE_S):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it ended this moment
+            process.kill()
         await process.wait()

@@ -80,7 +80,8 @@ async def supervise(
     restart_after_s: tuple[float, float] = RESTART_AFTER_S,
 ) -> None:
     """Run a loop for ever: when it fails, say so and start it again, waiting twice as long each time up to the
-    longest wait; a run that outlived the longest wait starts over with the shortest."""
+    longest wait; a run that outlived the longest wait starts over with the shortest. Cancelled it ends, however the
+    loop takes that."""
     shortest_s, longest_s = restart_after_s
     wait_s = shortest_s
     if pulse is not None:
@@ -90,6 +91,9 @@ async def supervise(
         try:
             await loop()
         except Exception as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # what fails on its way out is not started again
+                raise asyncio.CancelledError from error
             log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
             if pulse is not None:
                 pulse.failed(name, error)

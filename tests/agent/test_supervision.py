@@ -37,6 +37,24 @@ async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time(
     assert len(lines("event=loop_failed loop=test")) == 5
 
 
+async def test_a_loop_that_fails_when_it_is_cancelled_is_not_started_again(lines):
+    running = asyncio.Event()
+
+    async def clumsy():
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("it could not clean up")
+
+    supervised = asyncio.ensure_future(supervise("test", clumsy, restart_after_s=(60, 60)))
+    await running.wait()
+    supervised.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await supervised
+
+
 async def test_a_failed_loop_is_logged_with_what_happened(caplog):
     await started(broken, 1, restart_after_s=(5, 5))
     assert "ValueError: a bug" in caplog.text
