@@ -43,6 +43,7 @@ def host_findings(
         *_database(database, now),
         disk_finding(measure_disk(database), config.alerts.disk_free_share),
         _copies(database, now),
+        *_archive(config, database),
         *_permissions(config, config_path, database),
         *_targets(config),
     ]
@@ -151,6 +152,40 @@ def _copies(database: Path, now: datetime) -> Finding:
     return Finding(
         what="backup", ok=True, detail=f"{len(ages)}, the newest {newest.total_seconds() / 3600:.0f} h old"
     )
+
+
+def _archive(config: Config, database: Path) -> Iterator[Finding]:
+    """Whether old days can be put away: what cannot stays in the database, which grows."""
+    if config.history.archive_directory is None:
+        return
+    directory = Path(config.history.archive_directory)
+    if not config.history.steps_days or not config.history.readings_days:
+        detail = f"{directory}: nothing is put there, history.steps_days or readings_days keeps all for ever"
+        yield Finding(what="archive", ok=True, note=True, detail=detail)
+        return
+    nearest = next(each for each in (directory.absolute(), *directory.absolute().parents) if _may_exist(each))
+    if nearest.is_dir() and _may_write(nearest, database):
+        yield Finding(what="archive", ok=True, detail=f"{directory}: can be written")
+        return
+    detail = (
+        f"{directory}: the agent cannot write there ({nearest}), and old days stay in the database; make it a "
+        "directory of the user that runs the agent (install -d -o hashcost)"
+    )
+    yield Finding(what="archive", ok=False, detail=detail)
+
+
+def _may_write(directory: Path, database: Path) -> bool:
+    """Whether whoever has the database may write into a directory, where root asks; else whether we may."""
+    if os.geteuid() != 0 or not _may_exist(database):
+        return os.access(directory, os.W_OK | os.X_OK)
+    whose, found = database.stat(), directory.stat()
+    if whose.st_uid == 0:
+        return os.access(directory, os.W_OK | os.X_OK)
+    if whose.st_uid == found.st_uid:
+        return found.st_mode & 0o300 == 0o300
+    if whose.st_gid == found.st_gid:
+        return found.st_mode & 0o030 == 0o030
+    return found.st_mode & 0o003 == 0o003
 
 
 def _permissions(config: Config, config_path: Path | None, database: Path) -> list[Finding]:

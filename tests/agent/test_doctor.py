@@ -96,6 +96,41 @@ def test_a_sound_database_and_one_that_is_damaged_or_from_the_future(tmp_path):
     assert "restore-db" in told or "malformed" in told
 
 
+def archived_to(directory, **keys):
+    keep = "".join(f"{name} = {value}\n" for name, value in keys.items())
+    return parse(f'[history]\narchive_directory = "{directory}"\n{keep}', source="test")
+
+
+def test_whether_old_days_can_be_put_away(tmp_path):
+    path = tmp_path / "h.db"
+    assert [each for each in findings(Config(), path) if each.what == "archive"] == []
+    (fine,) = [each for each in findings(archived_to(tmp_path / "a" / "b"), path) if each.what == "archive"]
+    assert (fine.ok, fine.detail) == (True, f"{tmp_path}/a/b: can be written")
+    (tmp_path / "file").write_text("in the way")
+    (told,) = bad(findings(archived_to(tmp_path / "file" / "old"), path), "archive")
+    assert "cannot write there" in told
+    assert str(tmp_path / "file") in told
+    (never,) = [
+        each for each in findings(archived_to(tmp_path, steps_days=0), path) if each.what == "archive"
+    ]
+    assert never.note
+    assert "for ever" in never.detail
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("owner", "mode", "ok"), [(4242, 0o755, True), (0, 0o755, False), (0, 0o777, True), (4242, 0o555, False)]
+)
+def test_root_asks_whether_whoever_has_the_database_may_put_old_days_away(tmp_path, owner, mode, ok):
+    path = tmp_path / "h.db"
+    stored_site(path, machine(1, reading()))
+    os.chown(path, 4242, 4242)
+    (tmp_path / "old").mkdir()
+    os.chown(tmp_path / "old", owner, owner)
+    (tmp_path / "old").chmod(mode)
+    assert (bad(findings(archived_to(tmp_path / "old"), path), "archive") == []) is ok
+
+
 def test_copies_that_have_grown_old(tmp_path):
     path = tmp_path / "h.db"
     stored_site(path, machine(1, reading()))
