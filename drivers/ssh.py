@@ -214,11 +214,11 @@ class _Session:
     async def run(self, command: str, *, sent: bool = False) -> tuple[int | None, str]:
         """Exit status and output, bounded. Raises `DriverError`; `sent` marks a command that changes something."""
         assert self._connection is not None  # noqa: S101 - it was opened
+        self.sent = self.sent or sent  # from here on: it may be done before the machine says that it will
         with _as_driver_errors(self):
             running: asyncssh.SSHClientProcess[bytes] = await self._connection.create_process(
                 command, encoding=None, stderr=asyncssh.DEVNULL, stdin=asyncssh.DEVNULL
             )
-            self.sent = self.sent or sent
             output = b""
             while chunk := await running.stdout.read(LIMIT_BYTES):
                 output += chunk

@@ -64,6 +64,7 @@ class Shell:
     hangs: bool = False
     floods: bool = False
     garbage: bool = False
+    cuts: bool = False
     status: int = 0
     commands: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
@@ -87,12 +88,35 @@ class Shell:
         elif self.garbage:
             session.stdout.write("BusyBox v1.22.1\nsh: syntax error\n")
         else:
-            mark = f"{ssh._MARK}\n"
-            pids = "412\n" if self.runs else ""
-            session.stdout.write(
-                f"{self.mac.lower()}\n{mark}" + "\n".join(self.scripts) + f"\n{mark}{pids}{mark}"
-            )
+            session.stdout.write(self.answer())
         session.exit(self.status if command.startswith("/etc") else 0)
+
+    def answer(self) -> str:
+        mark = f"{ssh._MARK}\n"
+        pids = "412\n" if self.runs else ""
+        return f"{self.mac.lower()}\n{mark}" + "\n".join(self.scripts) + f"\n{mark}{pids}{mark}"
+
+
+class CutSession(asyncssh.SSHServerSession):
+    """Does what it is told, and hangs up before it says that it will."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel) -> None:
+        self._channel = chan
+
+    def exec_requested(self, command: str) -> bool:
+        if command.startswith("/etc"):
+            self._shell.commands.append(command)
+            self._shell.runs = command.endswith("start")
+            self._channel.get_connection().abort()
+        return True
+
+    def session_started(self) -> None:
+        if not self._shell.commands:
+            self._channel.write(self._shell.answer())
+            self._channel.exit(0)
 
 
 class Login(asyncssh.SSHServer):
@@ -109,6 +133,9 @@ class Login(asyncssh.SSHServer):
         self._shell.logins.append(password)
         return (username, password) == ("root", PASSWORD)
 
+    def session_requested(self) -> CutSession:
+        return CutSession(self._shell)
+
 
 @contextlib.asynccontextmanager
 async def serving(shell: Shell, host: str, key: asyncssh.SSHKey):
@@ -117,7 +144,7 @@ async def serving(shell: Shell, host: str, key: asyncssh.SSHKey):
         host,
         ssh.PORT,
         server_host_keys=[key],
-        process_factory=shell.run,
+        process_factory=None if shell.cuts else shell.run,
         **shell.server_options,
     )
     try:
@@ -219,7 +246,7 @@ async def test_a_machine_without_a_script_is_told_nothing(host, key, options):
     assert shell.commands == []
 
 
-@pytest.mark.parametrize("trouble", [{"hangs": True}, {"status": 1}])
+@pytest.mark.parametrize("trouble", [{"hangs": True}, {"status": 1}, {"cuts": True}])
 async def test_no_clear_answer_to_the_command_is_silent(host, key, options, trouble):
     shell = Shell(**trouble)
     async with serving(shell, host, key):
