@@ -157,7 +157,8 @@ OWN_MOUNTS = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-
 
 def may_mount():
     return (
-        shutil.which("unshare") and not subprocess.run([*OWN_MOUNTS, "true"], capture_output=True).returncode
+        shutil.which("unshare")
+        and not subprocess.run([*OWN_MOUNTS, "true"], check=False, capture_output=True).returncode
     )
 
 
