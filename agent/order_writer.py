@@ -17,8 +17,9 @@ _Step = tuple[str, tuple[Any, ...], asyncio.Future[Any]]
 
 class OrderWriter:
     """An `OrderStore` on the store, in the thread of `executor`: what comes while a transaction is being written goes
-    into the next one together. Each call returns when its own step is stored, and was told `kept`. Where the disk does
-    not play along it raises what `unwritten` makes of that."""
+    into the next one together. Each call returns when its own step is stored, and was told `kept`; one that is cancelled
+    while that is being written does so too, and is cancelled at whatever it waits for next: nobody's memory is behind the
+    store. Where the disk does not play along it raises what `unwritten` makes of that."""
 
     def __init__(
         self,
@@ -67,15 +68,29 @@ class OrderWriter:
         self._kept(first[1])
         self._kept(second[1])
 
-    def _step(self, name: str, *arguments: Any) -> asyncio.Future[Any]:
+    async def _step(self, name: str, *arguments: Any) -> Any:
         stored: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((name, arguments, stored))
+        step = (name, arguments, stored)
+        self._waiting.append(step)
         self._write()
-        return stored
+        task, cancels = asyncio.current_task(), 0
+        assert task is not None  # noqa: S101 - this is a coroutine
+        while not stored.done():
+            try:
+                await asyncio.wait([stored])
+            except asyncio.CancelledError:
+                if any(each is step for each in self._waiting):  # nothing of it is written
+                    self._waiting.remove(step)
+                    raise
+                task.uncancel()
+                cancels += 1
+        for _ in range(cancels):
+            task.cancel()
+        return stored.result()
 
     def _write(self) -> None:
-        """Begin to write what waits, unless that is being done; of that who gave up waiting nothing is written."""
-        batch = [step for step in self._waiting if not step[2].done()]
+        """Begin to write what waits, unless that is being done."""
+        batch = self._waiting
         if self._writing or not batch:
             return
         self._waiting, self._writing = [], True
@@ -90,8 +105,6 @@ class OrderWriter:
             error = self._unwritten(error)
         results = [error] * len(batch) if error is not None else done.result()
         for (_, _, stored), result in zip(batch, results, strict=True):
-            if stored.done():
-                continue
             if isinstance(result, BaseException):
                 stored.set_exception(result)
             else:

@@ -383,8 +383,14 @@ class Reconciler:
             restore=point,
         )
         async with self._sending_one(going):
-            sent = await self._replace(order, replace(going, dispatched_at=self._clock()))
-            await self._command(sent, driver, point)
+            await self._send_now(order, going, driver, point)
+
+    async def _send_now(self, order: Order, going: Order, driver: Driver, point: RestorePoint) -> None:
+        if self.held:  # asking for leave took its time
+            return
+        sent = await self._replace(order, replace(going, dispatched_at=self._clock()))
+        await asyncio.sleep(0)  # one that was broken off while it was being stored ends here
+        await self._command(sent, driver, point)
 
     async def _command(self, sent: Order, driver: Driver, point: RestorePoint) -> None:
         """Say it to the machine, and keep what it answered."""

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from agent.appraisal import Terms
 from agent.errors import StorageError
 from agent.order_writer import OrderWriter
-from agent.orders import Order, OrderState
+from agent.orders import Order, OrderState, Patience
+from agent.reconciler import Ramp, Reconciler, Sighting
 from agent.store import Store, StoreError
+from agent.tenure import NotOursError
 from drivers.reading import MachineId
-from tests.agent.builders import NOW, mac, machine, order, reading
+from tests.agent.builders import NOW, FakeDriver, HandClock, eventually, mac, machine, order, reading
 
 MACHINES = 20
 
@@ -147,3 +150,58 @@ async def test_what_nobody_waits_for_any_more_is_not_written(thread):
     await thread.writer.create_all([])
     states = {each.order_id: each.state for each in thread.store.load_orders(NOW)}
     assert states[orders[1].order_id] is OrderState.APPROVED
+
+
+async def test_what_is_being_written_when_it_is_cancelled_is_known_to_all(thread):
+    (first, *_) = await created(thread)
+    ended = replace(first, state=OrderState.EXPIRED, settled_at=NOW)
+    thread.hold()
+    step = asyncio.ensure_future(thread.writer.advance(first, ended))
+    await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.sleep(0)
+    assert not step.done()
+    thread.go_on.set()
+    await asyncio.wait([step])
+    assert step.cancelled()
+    assert thread.kept[-1] == ended
+    assert thread.store.load_orders(NOW)[0] == ended
+
+
+async def test_a_command_that_is_broken_off_while_it_is_being_stored_is_not_sent_and_remembered_as_stored(
+    thread,
+):
+    limits, driver, clock = [], FakeDriver(), HandClock()
+
+    @asynccontextmanager
+    async def sending(_order):
+        try:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                thread.hold()
+                yield
+        except TimeoutError as error:
+            raise NotOursError("it ran out") from error
+
+    async with Reconciler(
+        thread.writer,
+        [],
+        clock=clock,
+        patience=Patience(),
+        ramp=Ramp(machines=9, kw_per_min=99.0),
+        sending=sending,
+    ) as reconciler:
+        await reconciler.order(order(machine_id=MachineId(mac(1))))
+        site = {MachineId(mac(1)): Sighting(driver=driver, reading=reading())}
+        await reconciler.tick(site)
+        await eventually(lambda: thread.writer._writing)
+        limits[0].reschedule(0.0)
+        await eventually(limits[0].expired)
+        thread.go_on.set()
+        await eventually(lambda: not reconciler._sending)
+        (known,) = reconciler.all()
+        assert [known] == await asyncio.to_thread(thread.store.load_orders, NOW)
+        assert known.state is OrderState.DISPATCHING
+        assert driver.commands == []
+        await reconciler.tick(site)
+        assert [each.state for each in reconciler.all()] == [OrderState.DISPATCHED]

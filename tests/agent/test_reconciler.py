@@ -292,6 +292,26 @@ async def test_a_hold_or_a_rejection_while_a_machine_is_asked_stops_the_command(
     assert [state for _, state, _ in site.states()] == ["expired", "approved"]
 
 
+async def test_a_hold_while_others_are_asked_for_leave_stops_the_command(site):
+    asked, granted = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def sending(_order):
+        asked.set()
+        await granted.wait()
+        yield
+
+    site.reconciler._sending_one = sending
+    await site.reconciler.order(order())
+    await site.tick(m1=reading())
+    await asked.wait()
+    site.reconciler.held = True
+    granted.set()
+    await eventually(lambda: not site.reconciler._sending)
+    assert told(site) == []
+    assert site.states() == [("sleep", "approved", None)]
+
+
 async def test_during_a_hold_nothing_is_sent_and_what_was_sent_is_confirmed(site):
     await site.reconciler.order(order())
     await site.tick(m1=reading())
