@@ -37,12 +37,13 @@ async def test_screens_show_what_they_showed(database, size):
         compare(SNAPSHOTS / f"{screen}-{size[0]}x{size[1]}.txt", shown(app))
 
 
+@pytest.mark.parametrize("size", [NARROW, MEDIUM, WIDE], ids=str)
 @pytest.mark.parametrize("theme", ["textual-light", "no colour"])
-async def test_light_and_colourless_terminals_show_the_same_text(database, theme, monkeypatch):
+async def test_light_and_colourless_terminals_show_the_same_text(database, theme, size, monkeypatch):
     if theme == "no colour":
         monkeypatch.setenv("NO_COLOR", "1")
-    async for screen, app in tour(database, NARROW, theme=None if theme == "no colour" else theme):
-        assert (SNAPSHOTS / f"{screen}-80x24.txt").read_text() == shown(app)
+    async for screen, app in tour(database, size, theme=None if theme == "no colour" else theme):
+        assert (SNAPSHOTS / f"{screen}-{size[0]}x{size[1]}.txt").read_text() == shown(app)
 
 
 def shown(app) -> str:
