@@ -67,13 +67,13 @@ class _Daemon:
         self._tasks = asyncio.TaskGroup()
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[None] | None = None
-        self._tenure_changed = self._new_fleet = False
+        self._tenure_changed = self._new_fleet = self._to_reload = False
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._told.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         async with self._tasks:
             self._claim()
             while not self._stopping.is_set():
@@ -117,6 +117,10 @@ class _Daemon:
         self._tenure_changed = True
         self._told.set()
 
+    def _on_reload(self) -> None:
+        self._to_reload = True
+        self._told.set()
+
     @contextlib.asynccontextmanager
     async def _agent(self) -> AsyncIterator[Agent]:
         """The agent; one that only observes, and remembers nothing, where its database is damaged or locked away."""
@@ -152,11 +156,18 @@ class _Daemon:
                 task.cancel()
 
     async def _until_told(self) -> None:
-        """Until the agent is to stop or a new configuration is there; what cannot be used is refused."""
+        """Until the agent is to stop or to be followed by another; a configuration that cannot be used is refused. A
+        change of the machines' owner while agents followed each other may be told without being one any more."""
         while True:
             await self._told.wait()
             self._told.clear()
-            if self._stopping.is_set() or self._tenure_changed or await self._take_new_configuration():
+            if self._stopping.is_set():
+                return
+            if self._to_reload:
+                self._to_reload = False
+                if await self._take_new_configuration():
+                    return
+            if self._tenure_changed:
                 return
 
     async def _take_new_configuration(self) -> bool:

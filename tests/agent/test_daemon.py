@@ -1,5 +1,6 @@
 """The agent as a service: a real process with a service manager's socket, signals and all."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from agent import notify
+from agent.config import parse
 from agent.control import ask
+from agent.daemon import _Daemon
 from agent.store import Store
+from tests.agent.builders import eventually
 from tests.agent.processes import CLI, child_environment
 
 CONFIG = """
@@ -212,6 +216,27 @@ def heard(manager):
         return manager.recv(4096).decode().splitlines()
     except BlockingIOError:
         return []
+
+
+async def test_the_configuration_is_loaded_when_somebody_says_so_and_only_then(tmp_path):
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return parse("", source="test")
+
+    daemon = _Daemon(parse("", source="test"), tmp_path / "h.db", tmp_path / "s", load)
+    daemon._on_tenure()
+    daemon._tenure_changed = False  # as an agent does that starts, and knows whose the machines are
+    waiting = asyncio.create_task(daemon._until_told())
+    await eventually(lambda: not daemon._told.is_set())
+    daemon._on_tenure()
+    await waiting
+    assert loaded == []
+    daemon._on_tenure()
+    daemon._on_reload()
+    await daemon._until_told()
+    assert loaded == [1]
 
 
 def test_nobody_is_told_where_there_is_no_manager(tmp_path):
