@@ -622,7 +622,7 @@ def whatif(
 @click.option(
     "--chart",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what each gained over time as SVG too.",
+    help="Write what each gained over time as a picture too, .svg or .png.",
 )
 @inventory_option
 @config_option

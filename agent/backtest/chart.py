@@ -1,18 +1,23 @@
-"""A comparison as a picture: what each policy had gained over always running by the end of each day, as SVG and for a
-terminal. Pure."""
+"""A comparison as a picture: what each policy had gained over always running by the end of each day, as SVG, as PNG
+and for a terminal. Pure."""
 
+import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, cycle
 from xml.sax.saxutils import escape
 
 from rich.text import Text
 
-from agent.backtest.comparison import ALWAYS_ON, NEVER_ON, Comparison, Line
+from agent.backtest.comparison import ALWAYS_ON, NEVER_ON, Comparison
+from agent.backtest.comparison import Line as PolicyLine
 
 WIDTH, HEIGHT = 960, 480
 LEFT, RIGHT, TOP, BOTTOM = 80, 230, 40, 50
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+GRID = "#dddddd"
+PNG_SCALE, FINER = 2, 2
 TERMINAL_WIDTH, TERMINAL_HEIGHT = 76, 12
 TERMINAL_COLOURS = ("blue", "red", "green", "magenta", "yellow", "cyan")
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -20,8 +25,30 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 
 
-def svg(comparison: Comparison) -> str:
-    """The picture as text. Policies that never switch are left out: one is the zero line, the other far off it."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Through these points, in pixels from the upper left corner."""
+
+    points: Sequence[tuple[float, float]]
+    colour: str
+    width: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A text that begins at a point of its base line, or ends there."""
+
+    at: tuple[float, float]
+    text: str
+    size: int = 12
+    ends: bool = False
+
+
+Shape = Line | Label
+
+
+def chart(comparison: Comparison) -> list[Shape]:
+    """What is drawn. Policies that never switch are left out: one is the zero line, the other far off it."""
     lines, days, gains = _gains(comparison)
     values = [0.0, *(usd for each in gains.values() for usd in each)]
     ticks = _ticks(min(values), max(values))
@@ -33,30 +60,65 @@ def svg(comparison: Comparison) -> str:
     def y(usd: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (usd - low) / (high - low)
 
-    frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12"'
     known = f"prices known {comparison.delay_min:g} minutes after the start of their interval"
+    shapes: list[Shape] = [Label((LEFT, 22), f"Gain over always running, USD ({known})", size=15)]
+    for tick in ticks:
+        shapes.append(Line([(LEFT, y(tick)), (WIDTH - RIGHT, y(tick))], GRID))
+        shapes.append(Label((LEFT - 8, y(tick) + 4), f"{tick:,.10g}", ends=True))
+    shapes += [
+        Label((x(index), HEIGHT - BOTTOM + 20), day[:7])
+        for index, day in enumerate(days)
+        if day.endswith("-01") or index == 0
+    ]
+    for place, line in enumerate(lines):
+        colour = COLOURS[place % len(COLOURS)]
+        curve = [(x(i), y(usd)) for i, usd in enumerate([0.0, *gains[line.policy]])]
+        shapes += [Line(curve, colour, 1.5), *_legend(line, place, colour)]
+    return shapes
+
+
+def svg(shapes: Sequence[Shape]) -> str:
+    """The picture as text."""
+    frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {frame}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="22" font-size="15">Gain over always running, USD ({known})</text>',
     ]
-    parts += [
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
-        f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,.10g}</text>'
-        for tick in ticks
-    ]
-    for index, day in enumerate(days):
-        if day.endswith("-01") or index == 0:
-            parts.append(f'<text x="{x(index):.1f}" y="{HEIGHT - BOTTOM + 20}">{day[:7]}</text>')
-    for place, line in enumerate(lines):
-        colour = COLOURS[place % len(COLOURS)]
-        points = " ".join(f"{x(i):.1f},{y(usd):.1f}" for i, usd in enumerate([0.0, *gains[line.policy]]))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        parts.append(_legend(line, place, colour))
+    for shape in shapes:
+        if isinstance(shape, Line):
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in shape.points)
+            stroke = f'stroke="{shape.colour}" stroke-width="{shape.width:g}"'
+            parts.append(f'<polyline points="{points}" fill="none" {stroke}/>')
+        else:
+            anchor = ' text-anchor="end"' if shape.ends else ""
+            x, y = shape.at
+            place = f'x="{x:.1f}" y="{y:.1f}" font-size="{shape.size}"{anchor}'
+            parts.append(f"<text {place}>{escape(shape.text)}</text>")
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _gains(comparison: Comparison) -> tuple[list[Line], list[str], dict[str, list[float]]]:
+def png(shapes: Sequence[Shape]) -> bytes:
+    """The picture as a PNG of twice as many pixels. Needs pillow: raises `ImportError` without it."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - of the extra
+
+    # drawn larger and made smaller, since pillow's lines have hard edges
+    scale = PNG_SCALE * FINER
+    picture = Image.new("RGB", (WIDTH * scale, HEIGHT * scale), "white")
+    draw = ImageDraw.Draw(picture)
+    for shape in shapes:
+        if isinstance(shape, Line):
+            points = [(x * scale, y * scale) for x, y in shape.points]
+            draw.line(points, fill=shape.colour, width=round(shape.width * scale), joint="curve")
+        else:
+            x, y = shape.at
+            font = ImageFont.load_default(shape.size * scale)
+            draw.text((x * scale, y * scale), shape.text, "black", font, "rs" if shape.ends else "ls")
+    file = io.BytesIO()
+    picture.resize((WIDTH * PNG_SCALE, HEIGHT * PNG_SCALE), Image.Resampling.LANCZOS).save(file, "PNG")
+    return file.getvalue()
+
+
+def _gains(comparison: Comparison) -> tuple[list[PolicyLine], list[str], dict[str, list[float]]]:
     """The policies that are drawn, the days, and what each had gained by the end of each."""
     lines = [line for line in comparison.lines if line.policy not in (ALWAYS_ON, NEVER_ON)]
     days = sorted(lines[0].result.daily_usd) if lines else []
@@ -106,13 +168,12 @@ def _canvas(
     return dots, shades
 
 
-def _legend(line: Line, place: int, colour: str) -> str:
+def _legend(line: PolicyLine, place: int, colour: str) -> tuple[Shape, Shape]:
     share = "" if line.share is None else f", {line.share:.1%}"
-    text = escape(f"{line.policy}: {line.result.gain_usd:+,.2f}{share}")
     at = TOP + 20 * place + 10
     return (
-        f'<line x1="{WIDTH - RIGHT + 12}" x2="{WIDTH - RIGHT + 32}" y1="{at}" y2="{at}" stroke="{colour}" '
-        f'stroke-width="3"/><text x="{WIDTH - RIGHT + 38}" y="{at + 4}">{text}</text>'
+        Line([(WIDTH - RIGHT + 12, at), (WIDTH - RIGHT + 32, at)], colour, 3.0),
+        Label((WIDTH - RIGHT + 38, at + 4), f"{line.policy}: {line.result.gain_usd:+,.2f}{share}"),
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.backtest.chart import svg, terminal
+from agent.backtest.chart import chart, png, svg, terminal
 from agent.backtest.comparison import CLAIRVOYANT, Comparison, Line, classes, compare, overlap
 from agent.backtest.series import (
     History,
@@ -82,6 +83,8 @@ def parse_delays(text: str) -> list[float]:
 
 def print_backtest(question: Question, config: Config, database: Path, *, as_json: bool) -> None:
     """Run and print. Raises `UsageError` for files that cannot be used."""
+    if question.chart is not None:
+        refuse_other_pictures(question.chart)
     for file in (question.csv, question.chart):
         if file is not None:
             refuse_unwritable(file)
@@ -104,12 +107,28 @@ def print_backtest(question: Question, config: Config, database: Path, *, as_jso
     if question.csv is not None:
         write_atomically(question.csv, to_csv(comparison))
     if question.chart is not None:
-        write_atomically(question.chart, svg(comparison))
+        shapes = chart(comparison)
+        write_atomically(question.chart, png(shapes) if _is_png(question.chart) else svg(shapes))
     if as_json:
         sys.stdout.write(json.dumps(as_data(comparison)) + "\n")
         return
     console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
     console.print(draw(comparison))
+
+
+def _is_png(file: Path) -> bool:
+    return file.suffix.lower() == ".png"
+
+
+def refuse_other_pictures(file: Path) -> None:
+    """Raise `BacktestError` for a chart that cannot be drawn."""
+    if _is_png(file) and find_spec("PIL") is None:
+        raise BacktestError(
+            f"--chart {file}: a PNG needs pillow, which is not installed: pip install 'hashcost[charts]'; "
+            "an SVG needs nothing"
+        )
+    if file.suffix.lower() not in {".png", ".svg"}:
+        raise BacktestError(f"--chart {file}: is named .svg or .png, which says what it is to be")
 
 
 def _lots(question: Question, config: Config, database: Path) -> list[Lot]:

@@ -11,9 +11,10 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageColor
 
 from agent.appraisal import Terms
-from agent.backtest.chart import TERMINAL_HEIGHT, TERMINAL_WIDTH, _ticks, terminal
+from agent.backtest.chart import HEIGHT, RIGHT, TERMINAL_HEIGHT, TERMINAL_WIDTH, TOP, WIDTH, _ticks, terminal
 from agent.backtest.clairvoyant import best_states
 from agent.backtest.comparison import classes, compare, overlap
 from agent.backtest.policies import AgentPolicy, AlwaysOn, Naive, NeverOn
@@ -24,7 +25,7 @@ from agent.curtailment import CurtailmentPolicy, Rule
 from agent.lots import Lot
 from agent.store import Store
 from tests.agent.builders import NOW, machine, market, reading, save, stored_site
-from tests.agent.processes import hashcost
+from tests.agent.processes import CLI, hashcost, python
 
 STEP, DAY = 900.0, 86_400.0
 T0 = datetime(2025, 1, 2, tzinfo=UTC).timestamp()
@@ -374,11 +375,53 @@ def test_a_chart_ends_where_each_policy_did(files):
     legend = [text.text for text in picture.iter(f"{kind}text") if text.text.partition(":")[0] in gained]
     assert [text.partition(":")[0] for text in legend] == ["naive", "<odd>", "clairvoyant"]
     assert all(f"{gained[text.partition(':')[0]]:+,.2f}" in text for text in legend)
-    lines = [line.get("points").split() for line in picture.iter(f"{kind}polyline")]
+    curves = [line for line in picture.iter(f"{kind}polyline") if line.get("stroke-width") == "1.5"]
+    lines = [line.get("points").split() for line in curves]
     ends = [float(points[-1].partition(",")[2]) for points in lines]
     assert ends[2] <= min(ends) + 0.1  # upwards is less
     assert ends[1] > ends[2]
     assert len({points[0] for points in lines}) == 1
+
+
+def test_a_chart_as_png_has_the_same_lines(files):
+    done = asked(files, "--inventory", files / "fleet.csv", "--chart", files / "out.svg")
+    assert done.returncode == 0, done.stderr
+    done = asked(files, "--inventory", files / "fleet.csv", "--chart", files / "out.png")
+    assert done.returncode == 0, done.stderr
+    kind = "{http://www.w3.org/2000/svg}"
+    curves = [
+        line
+        for line in ElementTree.parse(files / "out.svg").getroot().iter(f"{kind}polyline")
+        if line.get("stroke-width") == "1.5"
+    ]
+    with Image.open(files / "out.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (2 * WIDTH, 2 * HEIGHT))
+        assert picture.getpixel((0, 0)) == (255, 255, 255)
+        top = curves[-1]  # it lies on the others
+        x, y = map(float, top.get("points").split()[-1].split(","))
+        wanted = ImageColor.getrgb(top.get("stroke"))
+        near = picture.crop((round(2 * x) - 3, round(2 * y) - 3, round(2 * x) + 3, round(2 * y) + 3))
+        assert any(  # its edges are soft
+            max(abs(one - other) for one, other in zip(colour, wanted, strict=True)) < 20
+            for _, colour in near.getcolors()
+        )
+        words = picture.crop((2 * (WIDTH - RIGHT + 38), 2 * TOP, 2 * WIDTH, 2 * (TOP + 20)))
+        assert (0, 0, 0) in [colour for _, colour in words.getcolors(10**6)]
+
+
+def test_a_chart_says_by_its_name_what_it_is_to_be(files):
+    done = asked(files, "--inventory", files / "fleet.csv", "--chart", files / "out.jpg")
+    assert done.returncode == 2
+    assert "is named .svg or .png" in done.stderr
+    assert not (files / "out.jpg").exists()
+
+
+def test_without_pillow_a_png_is_refused_before_anything_is_reckoned(files):
+    code = "import importlib.util; importlib.util.find_spec = lambda name, *_: None if name == 'PIL' else 1; "
+    done = python(code + CLI, "backtest", "--prices", "nowhere.csv", "--chart", str(files / "out.png"))
+    assert done.returncode == 2
+    assert "needs pillow, which is not installed: pip install 'hashcost[charts]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_chart_in_the_terminal_rises_where_a_policy_gains():
