@@ -17,9 +17,9 @@ _Step = tuple[str, tuple[Any, ...], asyncio.Future[Any]]
 
 class OrderWriter:
     """An `OrderStore` on the store, in the thread of `executor`: what comes while a transaction is being written goes
-    into the next one together. Each call returns when its own step is stored, and was told `kept`; one that is cancelled
-    while that is being written does so too, and is cancelled at whatever it waits for next: nobody's memory is behind the
-    store. Where the disk does not play along it raises what `unwritten` makes of that."""
+    into the next one together. Each call returns when its own step is stored, and was told `kept`; one that is
+    cancelled while that is being written does so too, and is cancelled at whatever it waits for next: nobody's memory
+    is behind the store. Where the disk does not play along it raises what `unwritten` makes of that."""
 
     def __init__(
         self,
