@@ -107,6 +107,7 @@ def test_whether_old_days_can_be_put_away(tmp_path):
     (fine,) = [each for each in findings(archived_to(tmp_path / "a" / "b"), path) if each.what == "archive"]
     assert (fine.ok, fine.detail) == (True, f"{tmp_path}/a/b: can be written")
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").chmod(0o777)
     (told,) = bad(findings(archived_to(tmp_path / "file" / "old"), path), "archive")
     assert "cannot write there" in told
     assert str(tmp_path / "file") in told
