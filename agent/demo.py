@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -81,15 +80,13 @@ Watch = Callable[[Path, Path, Clock], Awaitable[None]]
 def run(options: DemoOptions, watch: Watch | None = None) -> None:
     """Run the demo to its end, or until whoever watches leaves, Ctrl-C, SIGTERM or the end of the terminal. Raises
     `DemoError`."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
-            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     obstacle = namespace.enter()
     with (
+        event_loop.heeding() as heeded,
         tempfile.TemporaryDirectory(prefix="hashcost-demo-") as directory,
-        contextlib.suppress(KeyboardInterrupt),
     ):
-        event_loop.run(_demo(options, Path(directory), [obstacle] if obstacle else [], watch))
+        demo = _demo(options, Path(directory), [obstacle] if obstacle else [], watch)
+        event_loop.run(event_loop.until_told(demo, heeded))
 
 
 async def _demo(

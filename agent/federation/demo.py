@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from time import monotonic
 
 from rich.console import Console
 
+from agent import event_loop
 from agent.demo import DemoError, DemoOptions, SimulatedSite, simulated_site
 from agent.federation.collector import Collector, stream_of
 from agent.federation.connection import Servers
@@ -42,16 +42,14 @@ class FleetDemoOptions:
 
 def run(options: FleetDemoOptions) -> None:
     """Run to the first picture, or until Ctrl-C or SIGTERM. Raises `DemoError` and `NoServerError`."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if (obstacle := namespace.enter()) is not None:
         raise DemoError(f"the simulated sites need it: {obstacle}")
     with (
+        event_loop.heeding() as heeded,
         tempfile.TemporaryDirectory(prefix="hashcost-fleet-") as directory,
-        contextlib.suppress(KeyboardInterrupt),
         Cluster(_made(Path(directory) / "nats")) as cluster,
     ):
-        asyncio.run(_demo(options, Path(directory), cluster))
+        asyncio.run(event_loop.until_told(_demo(options, Path(directory), cluster), heeded))
 
 
 async def _demo(options: FleetDemoOptions, directory: Path, cluster: Cluster) -> None:

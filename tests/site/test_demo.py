@@ -158,6 +158,31 @@ def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, termi
     assert "Traceback" not in shown
 
 
+def test_in_the_background_of_a_script_sigterm_ends_it_though_ctrl_c_would_not(tmp_path):
+    """A shell that does not talk to a person has its background jobs ignore SIGINT."""
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--machines", "4", "--csv", str(tmp_path / "out.csv")],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=deaf_to_ctrl_c,  # noqa: PLW1509 - no threads here
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if "under break-even" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, rest
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "out.csv").read_text().startswith(COLUMNS)
+
+
+def deaf_to_ctrl_c():
+    heed_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def test_a_reader_that_leaves_ends_it_in_silence(tmp_path):
     """Like `hashcost demo | head`."""
     process = subprocess.Popen(
