@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,32 @@ class Servers:
         return found
 
 
-class TlsOnly(Client):
+class Prompt(Client):
+    """nats-py waits until a server has read what is on its way to it before it leaves it, also one that is stopped and
+    never will: no other server is tried, and nothing ends. This one hangs up."""
+
+    async def _attempt_reconnect(self) -> None:
+        self._hang_up()
+        await super()._attempt_reconnect()
+
+    async def close(self) -> None:
+        """Close, and raise nothing that would take the place of why. A server that does not read what is left in time
+        does not get it."""
+        late = asyncio.get_running_loop().call_later(CLOSE_WITHIN_S, self._hang_up)
+        try:
+            with suppress(OSError):
+                await super().close()
+        finally:
+            late.cancel()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+
+class TlsOnly(Prompt):
     """nats-py talks plain to a server that does not ask for TLS, whatever it was given; so would whoever stands in
     between have it. This one hangs up before it has said who it is, each time that it connects."""
 
@@ -87,7 +112,7 @@ async def connected(servers: Servers, *, within_s: float | None = None) -> Async
     async def on_reconnected() -> None:
         told.clear()
 
-    client = TlsOnly() if servers.wants_tls else Client()
+    client = TlsOnly() if servers.wants_tls else Prompt()
     try:
         async with asyncio.timeout(within_s):
             await client.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)

@@ -1,0 +1,92 @@
+"""A connection to the fleet's servers, when one of them takes nothing more."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+
+pytest.importorskip("nats")
+
+from agent.federation import connection
+from agent.federation.connection import Contact, Servers, connected
+from tests.agent.builders import eventually
+
+INFO = {
+    "server_id": "x",
+    "version": "2.10.0",
+    "host": "h",
+    "port": 1,
+    "max_payload": 1 << 20,
+    "headers": True,
+}
+# nats-py leaves sockets of servers that went away to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+MB = b"x" * 1_000_000
+
+
+@asynccontextmanager
+async def stopped_server():
+    """A server that greets, and reads nothing after that; gives its address and who came."""
+    came = []
+
+    async def serve(reader, writer):
+        came.append(writer)
+        writer.write(b"INFO " + json.dumps(INFO).encode() + b"\r\n")
+        while not (await reader.readline()).startswith(b"PING"):
+            pass
+        writer.write(b"PONG\r\n")
+        writer.transport.pause_reading()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+    finally:
+        server.close()
+        for writer in came:
+            writer.transport.abort()
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(connection, "RECONNECT_AFTER_S", 0.1)
+    monkeypatch.setattr(connection, "CLOSE_WITHIN_S", 0.5)
+
+
+async def fill(client):
+    """More than the buffers on the way hold; it is still on its way when this returns."""
+    while client._transport._io_writer.transport.get_write_buffer_size() == 0:
+        await client.publish("a", MB)
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.timeout(120)
+async def test_a_server_that_reads_nothing_any_more_is_left_for_another(monkeypatch):
+    monkeypatch.setattr(connection, "PING_S", 0.5)
+    async with stopped_server() as (address, came):
+        async with connected(Servers(addresses=(address,), name="denver")) as client:
+            await fill(client)
+            await eventually(lambda: len(came) > 1)
+        assert client.is_closed
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("resets", [False, True])
+async def test_work_ends_when_it_is_cancelled_whatever_its_server_does_then(resets):
+    async with stopped_server() as (address, came):
+        full = asyncio.Event()
+
+        async def work(client):
+            await fill(client)
+            await client.publish("a", MB)
+            full.set()
+            await asyncio.Event().wait()
+
+        keeping = asyncio.create_task(Contact(Servers(addresses=(address,), name="denver"), "x").keep(work))
+        await full.wait()
+        keeping.cancel()
+        if resets:
+            asyncio.get_running_loop().call_later(0.05, came[0].transport.abort)
+        await asyncio.wait([keeping])
+        assert keeping.cancelled()
+        assert len(came) == 1
