@@ -348,11 +348,14 @@ def unknown_prices(database: Path, told: Sequence[Settled]) -> list[Settled]:
 
 def outdated(database: Path, hour_ms: int, prices: Sequence[Settled]) -> Reappraisal:
     """The machines of a booked hour whose money these prices change, with their sums as they are now. Where readings
-    of it are not kept any more a machine stays as it was booked."""
+    of it are not kept any more a machine stays as it was booked; so does an hour that is in the archive, which is not
+    even looked at: it may be out of reach."""
     changed: list[tuple[MachineId, Sums]] = []
-    cost_change, lost = 0.0, False
     with Reader(database) as reader:
-        if hour_ms < (reader.booked_until_ms() or 0):
+        archive = reader.archive()
+        lost = archive is not None and archive.from_ms <= hour_ms < archive.until_ms
+        cost_change = 0.0
+        if not lost and hour_ms < (reader.booked_until_ms() or 0):
             booked = {
                 machine_id: total(hours, hour_ms, hour_ms + MS_PER_HOUR)
                 for machine_id, hours in reader.booked(hour_ms, hour_ms + 1)

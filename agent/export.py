@@ -74,7 +74,7 @@ def export_profitability(
 
     `start` defaults to the first reading, `end` to now. Raises `StoreError` and `ExportError`.
     """
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         start, end = export_range(reader, database, start, end, by)
         return deliver(profitability(reader, start, end, by, zone), COLUMNS, output, file_format)
 

@@ -32,7 +32,7 @@ def export_ledger(
     file_format: str = CSV,
 ) -> str:
     """The export of [start, end), also written to `output` if given. Raises `StoreError` and `ExportError`."""
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         start, end = export_range(reader, database, start, end, by)
         rows = site_rows if site else machine_rows
         return deliver(rows(reader, start, end, by, zone), COLUMNS, output, file_format)

@@ -129,7 +129,7 @@ def export_records(
 ) -> str:
     """The export of orders, events or prices of [start, end), also written to `output` if given."""
     rows, columns = RECORDS[what]
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         start, end = _range(reader, database, start, end)
         return deliver(rows(reader, start, end), columns, output, file_format)
 
@@ -144,7 +144,7 @@ def export_energy(
     file_format: str = CSV,
 ) -> str:
     """The export of the site's energy in [start, end), also written to `output` if given."""
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         start, end = _range(reader, database, start, end)
         if (end - start) / step > MOST_INTERVALS:
             raise ExportError(
@@ -180,7 +180,7 @@ def export_day(
         raise ExportError(f"{directory}: cannot be made ({error.strerror})") from error
     refuse_unwritable(directory / "file")
     written = []
-    with Reader(database) as reader:
+    with Reader(database) as reader, reader.one_moment():
         files: dict[str, tuple[Rows, tuple[str, ...]]] = {
             "profitability": (profitability(reader, start, end, Period.HOUR, zone), PROFITABILITY_COLUMNS),
             "ledger": (machine_rows(reader, start, end, Period.DAY, zone), LEDGER_COLUMNS),

@@ -42,7 +42,7 @@ def export_fleet(
         raise ExportError(f"{directory}: no site has told of any machine yet")
     rows: list[Mapping[str, Cell]] = []
     for site, database in databases.items():
-        with Reader(database) as reader:
+        with Reader(database) as reader, reader.one_moment():
             if reader.first_known_at() is None:
                 continue
             since, until = export_range(reader, database, start or min(first), end, by)

@@ -16,9 +16,9 @@ from agent.archive import MS_PER_DAY, Archive, ArchiveError, day_file, write_day
 from agent.bookkeeping import Bookkeeper
 from agent.config.history import HistorySection
 from agent.corrections import Corrections
-from agent.export import Period, profitability, split
+from agent.export import Period, export_profitability, profitability, split
 from agent.ledger import ADDITIVE, EXTREMES
-from agent.ledger_export import machine_rows
+from agent.ledger_export import export_ledger, machine_rows
 from agent.orders import OrderState
 from agent.reader import Reader
 from agent.records import energy_rows, event_rows, order_rows, price_rows
@@ -128,6 +128,26 @@ async def test_what_is_less_than_a_step_is_unknown_once_readings_are_gone(path):
         known = dict(zip((*ADDITIVE, "unknown_h"), sums, strict=False))
         assert known["mining_h"] + known["asleep_h"] <= 5 / 60 + 1e-9
         assert known["unknown_h"] == pytest.approx(7 / 60 - known["mining_h"] - known["asleep_h"])
+
+
+@pytest.mark.parametrize("export", [export_ledger, export_profitability])
+def test_an_export_is_of_one_moment_though_readings_are_rolled_up_and_dropped_meanwhile(path, monkeypatch, export):
+    start, end = NOW + timedelta(minutes=25), NOW + timedelta(minutes=50)
+    with Store(path) as store:
+        live(path, store)
+        keeper = books(path, store)
+        asyncio.run(keeper.catch_up())
+        before = export(path, start, end, Period.MACHINE, None)
+        settlements = Reader.settlements
+
+        def racing(reader, *span):
+            monkeypatch.undo()  # the keeper has readers of its own
+            asyncio.run(keeper.prune())
+            return settlements(reader, *span)
+
+        monkeypatch.setattr(Reader, "settlements", racing)
+        assert export(path, start, end, Period.MACHINE, None) == before
+        assert count(path, "steps") > 0
 
 
 async def test_a_crash_while_rolling_up_repeats_it_and_loses_nothing(path, monkeypatch):
@@ -450,6 +470,43 @@ async def test_a_price_that_is_corrected_too_late_is_told(path, tmp_path):
         assert everything(path) == before
         with Reader(path) as reader:
             assert "ledger_not_reappraised" in {event.kind for event in reader.events()}
+
+
+async def test_a_price_that_is_corrected_too_late_is_told_with_the_archive_out_of_reach_too(path, tmp_path):
+    """And what is over now is booked nevertheless."""
+    with Store(path) as store:
+        await settle(await archived(path, store, tmp_path / "old"))
+        (tmp_path / "old").rename(tmp_path / "on a tape")
+        (tmp_path / "statement.csv").write_text(
+            f"start,usd_per_kwh\n{NOW:%Y-%m-%d}T01:00:00Z,0.5\n{NOW:%Y-%m-%d}T02:00:00Z,0.5\n"
+        )
+        late = NOW.replace(hour=0) + timedelta(days=DAYS, hours=3)
+        save(store, machine(1, reading(began_at=late)), market=market(0.05, at=late))
+        await Bookkeeper(
+            path, store, direct, clock=HandClock(late), corrections=Corrections(tmp_path / "statement.csv")
+        ).catch_up()
+        with Reader(path) as reader:
+            assert reader.booked_until_ms() == to_ms(late)
+            assert "ledger_not_reappraised" in {event.kind for event in reader.events()}
+
+
+async def test_a_day_in_the_archive_stays_as_it_is_though_its_readings_are_still_there(path, tmp_path, monkeypatch):
+    """What the ledger of the site tells, and what a fleet is told, must not part."""
+    monkeypatch.setattr("agent.bookkeeping.PRUNE_STEPS", 0)  # nothing is dropped yet
+    with Store(path) as store:
+        await settle(await archived(path, store, tmp_path / "old"))
+        before = everything(path)
+        (tmp_path / "statement.csv").write_text(
+            f"start,usd_per_kwh\n{NOW:%Y-%m-%d}T00:00:00Z,0.5\n{NOW:%Y-%m-%d}T02:00:00Z,0.5\n"
+        )
+        await Bookkeeper(
+            path, store, direct, clock=HandClock(), corrections=Corrections(tmp_path / "statement.csv")
+        ).catch_up()
+        assert everything(path) == before
+        with Reader(path) as reader:
+            kinds = {event.kind for event in reader.events()}
+        assert "ledger_not_reappraised" in kinds
+        assert "ledger_reappraised" not in kinds
 
 
 def test_without_pyarrow_an_archive_is_refused_where_it_is_configured(monkeypatch):
