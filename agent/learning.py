@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import groupby, pairwise
-from statistics import fmean, median
+from statistics import median
 
 from agent.baseline import Baseline
 from agent.economics import SECONDS_PER_DAY
@@ -93,12 +93,13 @@ def switch_seen(action: OrderAction, sent_ms: int, readings: Sequence[ReadingRow
         return None
     energy_ws = wasted_s = 0.0
     for each, seconds in _pieces(before, after, sent_ms, ended[0]):
-        if each.power_w is None or each.power_source not in _MEASURED:
+        if each.power_w is None or each.power_source not in _MEASURED or each.implausible is not None:
             return None
         above_w = max(0.0, each.power_w - sleep_w)
         hashes = 0.0 if each.run_state is RunState.ASLEEP else (each.hashrate_ths or 0.0) / full_ths
         energy_ws += above_w * seconds
-        wasted_s += (above_w / avoidable_w - hashes) * seconds
+        # a second wastes or yields a second at most, whatever a machine says of itself
+        wasted_s += (min(1.0, above_w / avoidable_w) - min(1.0, hashes)) * seconds
     return SwitchSeen(
         took_s=(ended[0] - sent_ms) / 1000,
         energy_kwh=energy_ws / 3.6e6,
@@ -162,7 +163,8 @@ def _learned(
     cycles = min(len(wakes), len(sleeps))
     measured = None
     if cycles and paid_usd_per_ph_day is not None:
-        wasted_s = fmean(each.wasted_s for each in wakes) + fmean(each.wasted_s for each in sleeps)
+        # medians: a machine that lies, or is broken, is one of many
+        wasted_s = median(each.wasted_s for each in wakes) + median(each.wasted_s for each in sleeps)
         phs = median(each.hashrate_ths for each in wakes) / 1000
         measured = max(0.0, wasted_s) * phs * paid_usd_per_ph_day / SECONDS_PER_DAY
     confidence = 0.0 if measured is None else cycles / (cycles + PRIOR_CYCLES)
@@ -176,7 +178,7 @@ def _learned(
         sleeps=len(sleeps),
         seconds_to_full=median(each.took_s for each in wakes) if wakes else None,
         seconds_to_sleep=median(each.took_s for each in sleeps) if sleeps else None,
-        ramp_kwh=fmean(each.energy_kwh for each in wakes) if wakes else None,
+        ramp_kwh=median(each.energy_kwh for each in wakes) if wakes else None,
         sleep_power_w=median(each.sleep_power_w for _, each in switches) if switches else None,
         modes=_modes(baselines),
     )

@@ -83,6 +83,12 @@ def test_a_machine_that_obeys_at_once_wastes_nothing():
             for each in wake(60, 60)
         ],
         [replace(each, hashrate_ths=0.0) for each in wake(60, 60)],
+        [
+            replace(each, power_w=9e6, implausible="power")
+            if each.run_state is RunState.RAMPING
+            else each
+            for each in wake(60, 60)
+        ],
     ],
     ids=[
         "nothing",
@@ -92,6 +98,7 @@ def test_a_machine_that_obeys_at_once_wastes_nothing():
         "nobody measured",
         "a gap of watts",
         "no hashes",
+        "absurd watts",
     ],
 )
 def test_what_does_not_tell_is_not_learned_from(readings):
@@ -122,6 +129,26 @@ def test_the_cost_lies_between_prior_and_measured_and_nears_the_latter(cycles, w
     assert min(prior, measured) - 1e-12 <= found.switching_cost_usd <= max(prior, measured) + 1e-12
     assert found.confidence == (cycles / (cycles + PRIOR_CYCLES) if cycles else 0.0)
     assert found.switching_cost_usd >= 0
+
+
+@given(st.floats(0, 1e7), st.floats(0, 1e6), st.integers(0, 11))
+def test_no_reading_makes_a_switch_cost_more_or_less_than_the_time_it_took(watts, hashes, place):
+    said_so = wake(120, 240)
+    said_so[place + 2] = replace(said_so[place + 2], power_w=watts, hashrate_ths=hashes)
+    seen = switch_seen(WAKE, SENT_MS, said_so)
+    assert seen is None or abs(seen.wasted_s) <= seen.took_s + 1e-9
+
+
+@pytest.mark.parametrize("absurd_s", [2700.0, -2700.0])
+@pytest.mark.parametrize("action", [SLEEP, WAKE])
+def test_a_few_switches_that_are_unlike_the_others_do_not_decide(action, absurd_s):
+    """They would keep a model running at a loss, or have it switched back and forth."""
+    usual = SwitchSeen(took_s=300.0, energy_kwh=0.1, wasted_s=90.0, hashrate_ths=200.0, sleep_power_w=31.0)
+    seen = [(each, usual) for each in (SLEEP, WAKE) for _ in range(5)]
+    seen += [(action, replace(usual, wasted_s=absurd_s, energy_kwh=50.0))] * 2
+    (found,) = learn({"S21": seen}, {}, {"S21": 0.02}, paid_usd_per_ph_day=50.0)
+    assert found.measured_usd == pytest.approx(2 * 90 * 0.2 * 50 / 86_400)
+    assert found.ramp_kwh == 0.1
 
 
 def test_without_a_hashprice_or_where_it_is_configured_nothing_takes_the_place_of_the_prior():
