@@ -84,9 +84,7 @@ def test_a_machine_that_obeys_at_once_wastes_nothing():
         ],
         [replace(each, hashrate_ths=0.0) for each in wake(60, 60)],
         [
-            replace(each, power_w=9e6, implausible="power")
-            if each.run_state is RunState.RAMPING
-            else each
+            replace(each, power_w=9e6, implausible="power") if each.run_state is RunState.RAMPING else each
             for each in wake(60, 60)
         ],
     ],

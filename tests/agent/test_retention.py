@@ -131,7 +131,9 @@ async def test_what_is_less_than_a_step_is_unknown_once_readings_are_gone(path):
 
 
 @pytest.mark.parametrize("export", [export_ledger, export_profitability])
-def test_an_export_is_of_one_moment_though_readings_are_rolled_up_and_dropped_meanwhile(path, monkeypatch, export):
+def test_an_export_is_of_one_moment_though_readings_are_rolled_up_and_dropped_meanwhile(
+    path, monkeypatch, export
+):
     start, end = NOW + timedelta(minutes=25), NOW + timedelta(minutes=50)
     with Store(path) as store:
         live(path, store)
@@ -490,7 +492,9 @@ async def test_a_price_that_is_corrected_too_late_is_told_with_the_archive_out_o
             assert "ledger_not_reappraised" in {event.kind for event in reader.events()}
 
 
-async def test_a_day_in_the_archive_stays_as_it_is_though_its_readings_are_still_there(path, tmp_path, monkeypatch):
+async def test_a_day_in_the_archive_stays_as_it_is_though_its_readings_are_still_there(
+    path, tmp_path, monkeypatch
+):
     """What the ledger of the site tells, and what a fleet is told, must not part."""
     monkeypatch.setattr("agent.bookkeeping.PRUNE_STEPS", 0)  # nothing is dropped yet
     with Store(path) as store:
