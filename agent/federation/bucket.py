@@ -117,17 +117,26 @@ class Bucket:
             return None
         return _entry(key, entry)
 
-    async def entries(self) -> list[Entry]:
-        """Every key but the lease."""
+    async def entries(self, *, until: int = 0) -> list[Entry]:
+        """Every key but the lease, with all that was written before the lease had the revision `until`. The server that
+        is asked may be behind the others: it is waited for. Raises one of `connection.FAILURES`."""
         watcher = await self._keys.watchall()
-        found: list[Entry] = []
+        found: dict[str, Entry] = {}
+        seen, begins = 0, True
         try:
-            while (entry := await watcher.updates(timeout=5 * ANSWER_WITHIN_S)) is not None:  # type: ignore[no-untyped-call]
-                if entry.key != LEASE and entry.operation is None:
-                    found.append(_entry(entry.key, entry))
+            while begins or seen < until:
+                entry = await watcher.updates(timeout=5 * ANSWER_WITHIN_S)  # type: ignore[no-untyped-call]
+                if entry is None:
+                    begins = False
+                elif entry.key == LEASE:
+                    seen = max(seen, int(entry.revision or 0))
+                elif entry.operation is None:
+                    found[entry.key] = _entry(entry.key, entry)
+                else:
+                    found.pop(entry.key, None)
         finally:
             await watcher.stop()  # type: ignore[no-untyped-call]
-        return found
+        return list(found.values())
 
     async def _write(self, key: str, value: Any, last: int) -> int:
         payload = json.dumps(value, separators=(",", ":")).encode()

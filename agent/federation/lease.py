@@ -175,8 +175,21 @@ class Lease:
         """See `Tenure`."""
         if not self.may_command:
             raise NotOursError("the lease on the machines cannot be renewed; they stay as they are")
-        await self._tell(order)
-        await self._confirm()
+        before = self._told(order)
+        try:
+            await self._tell(order)
+            await self._confirm()
+            async with self._limited():
+                yield
+        finally:
+            if before is not None and self._told(order) is order:  # it was never stored as being sent
+                self.keep_order(before)
+
+    def _told(self, order: Order) -> Order | None:
+        return self._orders.get(orders_key(order.machine_id), {}).get(order.order_id)
+
+    @asynccontextmanager
+    async def _limited(self) -> AsyncIterator[None]:
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -209,6 +222,8 @@ class Lease:
                 await self._news.wait_for(lambda: self._confirmed_from_s >= since_s or self._token == 0)
         except TimeoutError as error:
             raise NotOursError("the lease could not be confirmed") from error
+        if not self.may_command:  # nothing has begun that this process would have to be ended for
+            raise NotOursError("the lease was lost, or ran out, before the command went")
 
     # -- time -----------------------------------------------------------------------------------------
 
@@ -292,7 +307,7 @@ class Lease:
             revision = await bucket.claim(claim, last=0 if before is None else before.revision)
         except OvertakenError:  # another was quicker
             return
-        found = await bucket.entries()
+        found = await bucket.entries(until=revision)
         self._revisions = {entry.key: entry.revision for entry in found}
         self.inheritance = self._inherit(before, found, revision)
         self._last_order_id = last_order_id
@@ -356,7 +371,8 @@ class Lease:
         self._ready = False
         try:
             async with asyncio.timeout(2 * RENEW_EVERY_S):
-                await self._write_some()
+                while self._unwritten:
+                    await self._write_some()
                 await bucket.claim(tenant, last=self._revision)
         except (*FAILURES, OvertakenError) as error:
             log.warning("event=lease_not_given_back detail=%r", str(error))

@@ -2,6 +2,7 @@
 the first one knew."""
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
@@ -9,12 +10,13 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from agent.config import ConfigError, parse
 from agent.federation import lease as module
-from agent.federation.bucket import Bucket, Entry, Tenant, left_by, orders_key
+from agent.federation.bucket import Bucket, Entry, Tenant, left_by, orders_in, orders_key, settings_in
 from agent.federation.connection import Servers, connected
 from agent.federation.lease import Lease
 from agent.membership import lease
@@ -38,9 +40,10 @@ class NoAlarm:
 
     def __init__(self):
         self.within_s = None
+        self.was_set = False
 
     def set(self, within_s):
-        self.within_s = within_s
+        self.within_s, self.was_set = within_s, True
 
     def clear(self):
         self.within_s = None
@@ -208,7 +211,71 @@ async def test_an_owner_that_was_overtaken_finds_out_before_it_sends(server):
             async with first.sending(ordered(1)):
                 raise AssertionError("it sends")
         await eventually(lambda: first.stands_by, 30.0)
+        assert not first._alarm.was_set  # nothing went that the process would have to be ended for
     assert told == [False, True]
+
+
+async def left(server):
+    """What the next agent would find."""
+    async with connected(Servers(addresses=server.urls, name="x")) as client:
+        bucket = await Bucket.open(client, org="acme", site="denver", replicas=1)
+        seen = await bucket.lease()
+        return seen.tenant, await bucket.entries(until=seen.revision)
+
+
+async def test_what_was_not_sent_after_all_is_left_as_it_was(server):
+    first = claimant(server, "a")
+    rejected = ordered(1, order_id=7, state=OrderState.EXPIRED, settled_at=NOW)
+    async with running(first):
+        await owns(first, [rejected])
+        with pytest.raises(LookupError):
+            async with first.sending(replace(rejected, state=OrderState.DISPATCHING, settled_at=None)):
+                raise LookupError("somebody rejected it")
+        await written(first)
+        _, found = await left(server)
+    assert orders_in(found) == [rejected]
+
+
+async def test_it_is_given_back_with_all_that_the_next_one_has_to_know(server, monkeypatch):
+    first = claimant(server, "a")
+    orders = [ordered(number, order_id=number) for number in range(1, 3 * module.WRITES_AT_ONCE)]
+    async with running(first):
+        await eventually(lambda: not first.stands_by, 30.0)
+        monkeypatch.setattr(module, "RENEW_EVERY_S", 30.0)  # so long it may take
+        first.begin(orders, {"held": "yes"}, token=first._token)
+    tenant, found = await left(server)
+    assert tenant.released
+    assert len(orders_in(found)) == len(orders)
+    assert settings_in(found) == {"held": "yes"}
+
+
+class Behind:
+    """The keys as a server shows them that has not heard of the last ones yet, and then does."""
+
+    def __init__(self):
+        old, new = ({"token": 2, "value": [order]} for order in ("old", "new"))
+        self._told = [
+            self._entry("orders.01", 3, old), self._entry("lease", 4, {}), None,
+            self._entry("orders.01", 6, new), self._entry("lease", 7, {}),
+        ]  # fmt: skip
+
+    @staticmethod
+    def _entry(key, revision, value):
+        return SimpleNamespace(key=key, revision=revision, value=json.dumps(value), operation=None)
+
+    async def watchall(self):
+        return self
+
+    async def updates(self, timeout):
+        return self._told.pop(0)
+
+    async def stop(self):
+        pass
+
+
+async def test_a_server_that_is_behind_is_waited_for():
+    (found,) = await Bucket(Behind()).entries(until=7)
+    assert (found.revision, found.value) == (6, ["new"])
 
 
 def test_what_a_relieved_agent_wrote_is_nothing():
