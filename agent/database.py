@@ -30,6 +30,8 @@ HELD, MODE = "held", "mode"
 TENURE, FIRST_ORDER_ID = "tenure", "first_order_id"
 """Settings of an agent that others stand by for: the tenure in which the database was last written, and where the
 numbers of its orders go on from those of another."""
+HEARD = "fleet_heard_ms"
+"""Setting of a fleet's copy of a site: when the site's last round came, by the fleet's clock and not by the site's."""
 CHANGE = "change"
 """Setting that holds the number of the last change that readers may want: it only grows."""
 

@@ -24,6 +24,7 @@ from agent.books import BookedHour
 from agent.database import (
     ARCHIVE,
     CHANGE,
+    HEARD,
     HELD,
     MODE,
     PRICES,
@@ -265,6 +266,11 @@ class Reader:
         for row in self._db.query("select max(began_ms) as began_ms from rounds"):
             return None if row["began_ms"] is None else from_ms(row["began_ms"])
         return None
+
+    def heard_at(self) -> datetime | None:
+        """Of a fleet's copy of a site: when its last round came, by the clock of the fleet."""
+        found = self._setting(HEARD)
+        return None if found is None else from_ms(int(found))
 
     def readings_span(self) -> tuple[datetime, datetime] | None:
         """When the first and the last stored reading began."""

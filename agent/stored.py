@@ -57,12 +57,16 @@ def picture_of(
     reader: Reader, views: Iterable[MachineView], decisions: Mapping[MachineId, DecisionRecord], now: datetime
 ) -> StoredPicture:
     """The picture of machines and decisions that were read from an open store. Raises `StoreError` before the first
-    round."""
+    round. A site of a fleet whose clock is fast tells of a time that has not come: nothing was later than when it was
+    heard here."""
     conditions, polled_at = reader.conditions(), reader.last_round_at()
     if conditions is None or polled_at is None:
         raise StoreError(f"{reader.path}: no poll round yet; is `hashcost run` running?")
     market, terms = conditions
     validity = reader.validity() or DEFAULT_VALIDITY
+    if (heard_at := reader.heard_at()) is not None:
+        polled_at = min(polled_at, heard_at)
+        views = (_not_after(view, heard_at) for view in views)
     return StoredPicture(
         picture=Picture(
             market=market, terms=terms, views=by_margin(_as_of(view, now, validity) for view in views)
@@ -96,6 +100,13 @@ def refuse_what_is_no_file(database: Path) -> None:
             )
     except OSError:  # not there, or not for us to see: opening it will say so
         return
+
+
+def _not_after(view: MachineView, at: datetime) -> MachineView:
+    seen_at = view.seen_at
+    if view.at <= at and (seen_at is None or seen_at <= at):
+        return view
+    return replace(view, at=min(view.at, at), seen_at=None if seen_at is None else min(seen_at, at))
 
 
 def _as_of(view: MachineView, now: datetime, validity: timedelta) -> MachineView:

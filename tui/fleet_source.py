@@ -1,7 +1,6 @@
 """A fleet for the terminal: the copy of each site, read as a site's own database is."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from agent.database import StoreError
 from agent.federation.fleet_database import State, read_state, site_databases
-from agent.federation.overview import SiteView, heard_at
+from agent.federation.overview import SiteView
 from tui.source import AgentState, Source
 
 
@@ -52,7 +51,6 @@ class FleetSource:
         source = self._sources.setdefault(name, CopySource(database, clock=self._clock))
         try:
             snapshot = (await source.state()).snapshot
-            heard = await asyncio.to_thread(heard_at, database)
-        except (StoreError, sqlite3.Error) as error:
+        except StoreError as error:
             return SiteView(site=name, stored=None, problem=str(error))
-        return SiteView(site=name, stored=snapshot, problem=None, heard_at=heard)
+        return SiteView(site=name, stored=snapshot, problem=None)

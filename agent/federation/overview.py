@@ -4,7 +4,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.database import connect_read_only
 from agent.errors import UsageError
 from agent.federation.fleet_database import State, read_state, site_databases
-from agent.federation.replica import HEARD
-from agent.rows import from_ms
 from agent.stored import StoredPicture, stored_picture
 from agent.summary import market_as_data, number, span, total_lines, view_as_data
 from agent.view import MachineView, totals
@@ -34,19 +30,16 @@ _HEADINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteView:
-    """One site; without a picture `problem` says why. `heard_at` is when its last round came, by the clock here."""
+    """One site; without a picture `problem` says why."""
 
     site: str
     stored: StoredPicture | None
     problem: str | None
-    heard_at: datetime | None = None
 
     @property
     def is_current(self) -> bool:
-        """Whether what is known of it still stands: by the site's clock, and, should that be wrong, by ours."""
-        if (stored := self.stored) is None or stored.is_stale:
-            return False
-        return self.heard_at is not None and stored.now - self.heard_at <= stored.validity
+        """Whether what is known of it still stands."""
+        return self.stored is not None and not self.stored.is_stale
 
     @property
     def health(self) -> str:
@@ -63,17 +56,9 @@ def site_views(directory: Path, now: datetime) -> list[SiteView]:
 
 def _site_view(site: str, database: Path, now: datetime) -> SiteView:
     try:
-        stored = stored_picture(database, now)
-        return SiteView(site=site, stored=stored, problem=None, heard_at=heard_at(database))
+        return SiteView(site=site, stored=stored_picture(database, now), problem=None)
     except UsageError as error:
         return SiteView(site=site, stored=None, problem=str(error))
-
-
-def heard_at(database: Path) -> datetime | None:
-    """When a site's last round came, by the clock here. Raises `sqlite3.Error`."""
-    with closing(connect_read_only(database)) as connection:
-        row = connection.execute("select value from settings where name = ?", [HEARD]).fetchone()
-    return None if row is None else from_ms(int(row[0]))
 
 
 def print_fleet(directory: Path, *, as_json: bool) -> None:

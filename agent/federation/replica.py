@@ -13,6 +13,7 @@ from typing import Any
 
 from agent import books
 from agent.appraisal import Basis
+from agent.database import HEARD
 from agent.decisions import DECISION_COLUMNS, decision_of
 from agent.federation.messages import COLUMNS, Kind, Message, Row
 from agent.ledger import MS_PER_HOUR
@@ -25,8 +26,6 @@ from drivers.reading import Family, PowerMode, PowerSource, RunState
 
 PLACES, REPLICA_OF = "fleet_places", "fleet_replica_of"
 """Settings: the last sequence of each epoch that was taken, and whose copy this is."""
-HEARD = "fleet_heard_ms"
-"""Setting: when the last round of the site came, by the clock of the fleet and not by that of the site."""
 MOST_EPOCHS = 200
 """Epochs that are remembered: an agent that is started so often within what a stream keeps is broken."""
 _WORDS: Mapping[str, type] = {

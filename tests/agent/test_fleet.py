@@ -246,6 +246,9 @@ def test_a_site_whose_clock_is_wrong_is_not_taken_for_alive_when_it_has_fallen_s
     assert shown.health == health
     (later,) = site_views(directory, NOW + timedelta(seconds=200))
     assert later.health == "silent"
+    assert later.stored.age >= timedelta(seconds=200)
+    assert {view.run_state for view in later.stored.picture.views} == {RunState.UNKNOWN}
+    assert {view.power_w for view in later.stored.picture.views} == {None}
 
 
 FORGED = [
@@ -480,7 +483,10 @@ def test_metrics_of_a_fleet_are_those_of_its_sites_and_of_a_silent_one_only_that
     several(tmp_path, directory, denver=0.05, tulsa=0.09)
     now = datetime.now(UTC)
     views, state = site_views(directory, now), replace(read_state(directory), refused={"tulsa": 3})
-    silent = [views[0], replace(views[1], heard_at=now - timedelta(hours=1))]
+    silent = [
+        views[0],
+        replace(views[1], stored=replace(views[1].stored, polled_at=now - timedelta(hours=1))),
+    ]
 
     def samples(sites):
         families = text_string_to_metric_families(fleet_metrics_text(sites, state))

@@ -217,7 +217,7 @@ def test_keys_of_operators_are_checked_in_the_configuration():
 def site_view(tmp_path, name, *machines, price=0.06):
     path = tmp_path / f"{name}.db"
     stored_site(path, *machines)
-    return SiteView(site=name, stored=stored_picture(path, NOW), problem=None, heard_at=NOW)
+    return SiteView(site=name, stored=stored_picture(path, NOW), problem=None)
 
 
 def test_the_machines_that_earn_least_go_first_whatever_site_they_are_at(tmp_path):

@@ -124,6 +124,22 @@ async def test_a_site_of_a_fleet_is_seen_as_on_site_and_nothing_is_said_of_an_ag
             await shows(pilot, "denver")
 
 
+async def test_a_site_whose_clock_is_fast_is_not_shown_as_it_was_once_it_has_fallen_silent(tmp_path):
+    ahead, silent_for = timedelta(hours=1), timedelta(minutes=10)
+    directory = fleet(tmp_path, denver=(-ahead, [machine(1, reading(power_w=LOSING))]))
+    later = datetime.now(UTC) + silent_for
+    app = HashcostApp(CopySource(directory / "denver.db", clock=lambda: later), site_name="denver")
+    async with app.run_test(size=WIDE) as pilot:
+        await shows(pilot, "denver", "STALE: last poll 10 min ago", "what the site draws and earns is unknown")
+        assert "9000" not in text(pilot)
+    async with SitesApp(FleetSource(directory, clock=lambda: later)).run_test(size=WIDE) as pilot:
+        await shows(pilot, "silent")
+        assert line_of(pilot, "denver")[1:4] == ["silent", "10", "min"]
+        await pilot.press("m")
+        await shows(pilot, "10.0.0.1")
+        assert "9000" not in text(pilot)
+
+
 def test_a_fleet_is_not_operated_from_its_terminal(three):
     with pytest.raises(UsageError, match="hashcost fleet tell"):
         run_fleet(three, operate=True)
