@@ -67,6 +67,8 @@ async def test_a_server_that_reads_nothing_any_more_is_left_for_another(monkeypa
         async with connected(Servers(addresses=(address,), name="denver")) as client:
             await fill(client)
             await eventually(lambda: len(came) > 1)
+            client.options["ping_interval"] = 600.0  # this one is kept
+            await eventually(lambda: client.is_connected)
         assert client.is_closed
 
 

@@ -130,7 +130,9 @@ async def test_a_site_whose_clock_is_fast_is_not_shown_as_it_was_once_it_has_fal
     later = datetime.now(UTC) + silent_for
     app = HashcostApp(CopySource(directory / "denver.db", clock=lambda: later), site_name="denver")
     async with app.run_test(size=WIDE) as pilot:
-        await shows(pilot, "denver", "STALE: last poll 10 min ago", "what the site draws and earns is unknown")
+        await shows(
+            pilot, "denver", "STALE: last poll 10 min ago", "what the site draws and earns is unknown"
+        )
         assert "9000" not in text(pilot)
     async with SitesApp(FleetSource(directory, clock=lambda: later)).run_test(size=WIDE) as pilot:
         await shows(pilot, "silent")
