@@ -11,14 +11,19 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import IO
 
 from sqlite_utils import Database
 
+from agent import notify
 from agent.errors import UsageError
 from agent.migrations import migrations
 
 BUSY_TIMEOUT_S = 5.0
+WORK_TOLD_EVERY_S, WORK_MAY_PAUSE_S = 5.0, 600.0
+_STEPS = 100_000
+"""Of SQLite's machine: a few milliseconds."""
 PRICES = "prices"
 """Setting that holds how prices and their sources are doing."""
 TAKEN = "outbox_taken"
@@ -69,7 +74,7 @@ def is_damage(error: sqlite3.Error | OSError) -> bool:
 def damage(path: Path) -> str | None:
     """What is wrong with a database file, in SQLite's words; None if nothing is."""
     try:
-        with closing(connect_read_only(path)) as connection:
+        with closing(connect_read_only(path)) as connection, long_work(connection, f"looking through {path}"):
             found = [" ".join(str(row[0]).split()) for row in connection.execute("pragma quick_check(3)")]
     except sqlite3.Error as error:
         return str(error)
@@ -118,6 +123,26 @@ def open_read_only(path: Path) -> tuple[sqlite3.Connection, bool]:
         immutable = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
         return sqlite3.connect(immutable, uri=True, check_same_thread=False), True
     return connection, False
+
+
+@contextmanager
+def long_work(connection: sqlite3.Connection, what: str) -> Iterator[None]:
+    """Tell the service manager that a connection is at work while it is. It ends a start that takes longer than
+    most do, and the next one of a big database would begin from nothing and be ended as well."""
+    told_s = monotonic()
+
+    def go_on() -> int:
+        nonlocal told_s
+        if monotonic() - told_s >= WORK_TOLD_EVERY_S:
+            told_s = monotonic()
+            notify.tell(notify.more_time(WORK_MAY_PAUSE_S), notify.ALIVE, notify.status(what))
+        return 0
+
+    connection.set_progress_handler(go_on, _STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 @contextmanager

@@ -18,6 +18,11 @@ def reloading() -> str:
     return f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}"
 
 
+def more_time(seconds: float) -> str:
+    """The message that a start goes on, and that it may take so much longer from now on."""
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
+
+
 def status(text: str) -> str:
     """A line for `systemctl status`."""
     return "STATUS=" + text.replace("\n", " ")

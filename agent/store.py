@@ -29,6 +29,7 @@ from agent.database import (
     damage,
     is_damage,
     is_of_the_disk,
+    long_work,
     no_writer,
     only_writer,
     refuse_foreign,
@@ -116,7 +117,8 @@ class Store:
                 connection.execute("PRAGMA foreign_keys=ON")
                 if (found := damage(path)) is not None:
                     raise _damaged(path, found)
-                migrations.apply(self._db)
+                with long_work(connection, f"bringing {path} up to date"):
+                    migrations.apply(self._db)
         except (sqlite3.Error, OSError) as error:
             if is_damage(error):  # so bad that it cannot even be looked through
                 raise _damaged(path, str(error)) from error

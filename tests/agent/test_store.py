@@ -1,7 +1,9 @@
 """What outlives the process: everything comes back as it was, and no file is touched that is not ours."""
 
 import os
+import socket
 import sqlite3
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +12,7 @@ import sqlite_utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent import notify
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
 from agent.fleet import Fleet
@@ -709,6 +712,54 @@ def test_a_database_of_the_first_version_keeps_its_history_and_takes_orders(path
     assert (old.hashrate_ths, old.power_w, old.price_usd_per_kwh) == (200.0, 3500.0, 0.06)
     assert (old.ours, old.decision_margin_usd_per_day) == (False, None)
     assert new.decision_margin_usd_per_day is not None
+
+
+def test_the_service_manager_is_told_that_a_big_database_is_being_worked_on(path, tmp_path, monkeypatch):
+    """It ends a start that it hears nothing of, and the next would be ended as well."""
+    monkeypatch.setattr("agent.database.WORK_TOLD_EVERY_S", 0.0)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "manager"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "manager"))
+        told = []
+        listening = threading.Thread(target=lambda: told.extend(iter(lambda: manager.recv(4096), b"end")))
+        listening.start()
+        database = sqlite_utils.Database(path)
+        migrations.apply(database, stop_before="m009_lean_rounds")
+        database.execute("pragma foreign_keys=off")
+        database.conn.executemany(
+            "insert into readings (machine_id, began_ms, valid_ms, run_state, power_source, quote_id) "
+            "values ('m', ?, 75000, 'mining', 'reported', 1)",
+            [(each,) for each in range(20_000)],
+        )
+        database.conn.commit()
+        database.close()
+        Store(path).close()
+        notify.tell("end")
+        listening.join()
+    more = "EXTEND_TIMEOUT_USEC=600000000\nWATCHDOG=1\nSTATUS="
+    assert {each.decode() for each in told} == {
+        f"{more}looking through {path}",
+        f"{more}bringing {path} up to date",
+    }
+
+
+def test_a_migration_that_is_interrupted_leaves_the_database_as_it_was(path):
+    of_first_version(path)
+    database = sqlite_utils.Database(path)
+    migrations.apply(database, stop_before="m009_lean_rounds")
+    database.conn.set_authorizer(
+        lambda action, name, *_: (
+            sqlite3.SQLITE_DENY if (action, name) == (11, "readings_before") else sqlite3.SQLITE_OK
+        )  # 11: to drop a table
+    )
+    with pytest.raises(sqlite3.DatabaseError):
+        migrations.apply(database)
+    database.close()
+    with Store(path) as store:
+        assert len(store.load_machines()) == 1
+    with Reader(path) as reader:
+        ((_, (only,)),) = reader.readings(NOW, NOW + timedelta(hours=1))
+    assert only.hashrate_ths == 200.0
 
 
 def test_a_reader_of_a_database_of_the_first_version_says_what_to_do(path):
