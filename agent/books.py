@@ -14,7 +14,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from agent.curtailment import CurtailmentPolicy
-from agent.ledger import ADDITIVE, BEST_FIRST, EXTREMES, Sums
+from agent.ledger import ADDITIVE, BEST_FIRST, EXTREMES, MS_PER_HOUR, Sums
 from agent.rows import Settled, Switch
 from drivers.reading import MachineId, PowerSource
 
@@ -184,18 +184,28 @@ def in_force(first: Sequence[Settled], others: Sequence[Settled]) -> list[Settle
 
 def switches(db: Database, start_ms: int, end_ms: int) -> dict[MachineId, list[Switch]]:
     """The sleeps and wakes on our order that were confirmed in [start_ms, end_ms), by machine, oldest first, at half
-    the cost of a cycle each: what was last decided of the machine says it, else the rule for its model."""
+    the cost of a cycle each: as their hour was booked, else what was last decided of the machine says it, else the rule
+    for its model. What is learned of a cycle later is no matter of an hour that is booked."""
     usual = CurtailmentPolicy()
     found: dict[MachineId, list[Switch]] = {}
-    rows = db.conn.execute(
-        "select orders.machine_id, confirmed_ms, orders.action, switching_cost_usd, model from orders "
-        "join machines using (machine_id) left join decisions using (machine_id) "
-        "where orders.action in ('sleep', 'wake') and confirmed_ms >= ? and confirmed_ms < ? "
-        "order by confirmed_ms",
-        [start_ms, end_ms],
-    )
-    for machine_id, at_ms, action, cost_usd, model in rows:
-        cost = usual.switching_cost_of(model) if cost_usd is None else cost_usd
-        switch = Switch(at_ms=at_ms, sleeps=action == "sleep", cost_usd=cost / 2)
+    for machine_id, at_ms, action, cost_usd, model in db.conn.execute(_SELECT_SWITCHES, [start_ms, end_ms]):
+        cost = usual.switching_cost_of(model) / 2 if cost_usd is None else cost_usd
+        switch = Switch(at_ms=at_ms, sleeps=action == "sleep", cost_usd=cost)
         found.setdefault(MachineId(machine_id), []).append(switch)
     return found
+
+
+_SELECT_SWITCHES = f"""
+    select * from (
+        select orders.machine_id, confirmed_ms, orders.action,
+               coalesce(ledger.switching_cost_usd / count(*) over (partition by orders.machine_id, hour_ms),
+                        decisions.switching_cost_usd / 2),
+               model
+        from orders join machines using (machine_id) left join decisions using (machine_id)
+        left join ledger on ledger.machine_id = orders.machine_id
+        and hour_ms = confirmed_ms - confirmed_ms % {MS_PER_HOUR}
+        where orders.action in ('sleep', 'wake')
+        and confirmed_ms >= ?1 - ?1 % {MS_PER_HOUR} and confirmed_ms < ?2 + {MS_PER_HOUR}
+    )
+    where confirmed_ms >= ?1 and confirmed_ms < ?2 order by confirmed_ms
+"""  # noqa: S608 - a number of ours

@@ -15,10 +15,12 @@ from agent.appraisal import Terms
 from agent.bookkeeping import Bookkeeper
 from agent.books import total
 from agent.corrections import Corrections
+from agent.decisions import DecisionRecord
 from agent.export import Period, split
 from agent.ledger import ADDITIVE, MS_PER_HOUR, Sums
 from agent.ledger_export import COLUMNS, machine_rows, site_rows
-from agent.orders import OrderState
+from agent.orders import OrderAction, OrderState
+from agent.policy import Reason
 from agent.reader import Reader
 from agent.rows import from_ms, to_ms
 from agent.store import Store
@@ -31,6 +33,7 @@ from tests.agent.builders import (
     asleep,
     failure,
     hashprice_quote,
+    mac,
     machine,
     market,
     order,
@@ -394,6 +397,42 @@ async def test_curtailments_and_what_switches_cost_are_in_their_hour(path):
         1,
         pytest.approx(0.02),
     )  # half of an S21's 0.04
+
+
+async def test_a_switch_stays_at_what_it_was_booked_at_though_more_was_learned_since(path):
+    """In the hour when that is appraised again, and in its parts, whether those are added up from readings or steps."""
+    half = timedelta(minutes=30)
+    parts = [(NOW, NOW + half), (NOW + half, NOW + 2 * half)]
+    final = [IntervalPrice(start=NOW, end=NOW + timedelta(hours=1), usd_per_kwh=0.5)]
+    learned = DecisionRecord(
+        machine_id=mac(1), action=None, target_mode=None, reason=Reason.MIN_ON_TIME, automatic=True,
+        regret_usd=0.0, switching_cost_usd=0.04, since=NOW, snapshot={},
+    )  # fmt: skip
+    with Store(path) as store:
+        for hours in range(5):
+            at = NOW + timedelta(hours=hours)
+            save(store, machine(1, asleep(began_at=at)), market=market(at=at), valid_s=3600)
+        store.save_decisions([learned])
+        for minutes, action in ((20, OrderAction.SLEEP), (40, OrderAction.WAKE)):
+            made = store.create_order(order(action=action, state=OrderState.APPROVED))
+            at = NOW + timedelta(minutes=minutes)
+            store.advance(made, replace(made, state=OrderState.RELEASED, confirmed_at=at, settled_at=at))
+        await books(path, store, HandClock()).catch_up()
+        store.save_decisions([replace(learned, switching_cost_usd=0.6)])
+
+        def costs():
+            with Reader(path) as reader:
+                ((_, sums),) = accounts(reader, parts)
+            return [booked(path)[0][0].switching_cost_usd, *(each.switching_cost_usd for each in sums)]
+
+        before = [pytest.approx(0.04), pytest.approx(0.02), pytest.approx(0.02)]
+        assert costs() == before
+        await books(path, store, HandClock(), settled=lambda _: (final, "feed")).catch_up()
+        assert costs() == before
+        await books(path, store, HandClock(), keep=timedelta(hours=1)).prune()
+        assert costs() == before
+        with Reader(path) as reader:
+            assert reader.rolled_until_ms() > to_ms(NOW)
 
 
 def test_what_is_booked_is_read_back_as_it_was(path):
