@@ -282,6 +282,7 @@ class Curtailer:
             had_no_room=machine.machine_id in history.had_no_room,
             busy=machine.machine_id in history.busy or (machine.ours and view.run_state is RunState.MINING),
             in_hands=machine.machine_id in history.in_hands,
+            withheld=machine.withheld,
             gave_up=history.given_up.get(machine.machine_id, frozenset()),
             rejected=history.rejected.get(machine.machine_id, frozenset()),
             memory=self._remembered(machine.machine_id, history),

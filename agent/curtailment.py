@@ -135,7 +135,7 @@ class Candidate:
 
     `ours` means that it sleeps on a standing order, `shed` that this one was for the grid; `busy` that an order for it
     is open. Orders of the kinds in `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands`
-    says that a person ordered it lately and it is to be left alone.
+    says that a person ordered it lately and it is to be left alone; `withheld` why it is not this agent's to command.
     """
 
     machine_id: MachineId
@@ -160,6 +160,7 @@ class Candidate:
     gave_up: frozenset[OrderAction] = frozenset()
     rejected: frozenset[OrderAction] = frozenset()
     in_hands: bool = False
+    withheld: Reason | None = None
     memory: Memory = Memory()
 
 
@@ -371,6 +372,7 @@ def _refusal(
 ) -> Reason | None:
     """What stands against a switch of this one machine, the most basic first."""
     standing_against = (
+        (candidate.withheld is not None, candidate.withheld or Reason.UNCLAIMED),
         (site.held, Reason.OPERATOR_HOLD),
         (_participation(candidate, policy) is Participation.NEVER, Reason.PROTECTED),
         (not _terms_allow(candidate, reason), Reason.HOSTING_TERMS),

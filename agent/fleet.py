@@ -39,6 +39,8 @@ class Machine:
     failures_in_row: int = 0
     ours: bool = False
     """It sleeps on our order, and is ours to wake."""
+    withheld: Reason | None = None
+    """Why it is not this agent's to command, where a site has several parts."""
     custom_power_w: float | None = None
     """Watts that somebody measured for it once."""
 

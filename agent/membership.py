@@ -10,6 +10,7 @@ from agent.config import Config
 from agent.control import Request
 from agent.federation.signing import public_key
 from agent.journal import OpenJournal
+from agent.tenure import Parts, Whole
 
 if TYPE_CHECKING:
     from agent.federation.lease import Lease
@@ -43,6 +44,22 @@ def lease(config: Config, changed: Callable[[], None]) -> "Lease | None":
         replicas=fleet.stream_replicas,
         alarm=KernelAlarm(),
         changed=changed,
+    )
+
+
+def parts(config: Config) -> Parts:
+    """Whose the machines are, where the site is cut into parts."""
+    fleet = config.fleet
+    if fleet.part_of is None or fleet.site is None or fleet.org is None:
+        return Whole()
+    from agent.federation.claims import Claims  # noqa: PLC0415 - of the extra
+
+    return Claims(
+        fleet.connection(fleet.site),
+        org=fleet.org,
+        whole=fleet.part_of,
+        part=fleet.site,
+        replicas=fleet.stream_replicas,
     )
 
 

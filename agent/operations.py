@@ -10,7 +10,7 @@ from agent.appraisal import Terms
 from agent.curtailer import Curtailer, snapshot
 from agent.curtailment import Headroom, Participation, participation
 from agent.database import HELD
-from agent.fleet import Fleet
+from agent.fleet import Fleet, Machine
 from agent.herald import Herald, as_data
 from agent.obligations import Call, Obligations
 from agent.orders import Order, OrderAction, OrderState
@@ -250,14 +250,17 @@ class Operations:
         order = self._reconciler.open_orders().get(machine_id)
         if order is not None and order.state is not OrderState.PROPOSED:
             return ORDER_OPEN
-        own = participation(machine_id, self._fleet[machine_id].group, self._curtailer.policy)
-        if own is Participation.NEVER:
-            return Reason.PROTECTED.value
+        if (out_of_reach := self._out_of_reach(self._fleet[machine_id])) is not None:
+            return out_of_reach.value
         if action is OrderAction.WAKE:
             return None if self._sleep_of(view) is not None else Reason.NOT_OURS_TO_WAKE.value
         if view.implausible is not None:
             return Reason.IMPLAUSIBLE_READING.value
         return None if view.run_state is RunState.MINING else NOT_MINING
+
+    def _out_of_reach(self, machine: Machine) -> Reason | None:
+        own = participation(machine.machine_id, machine.group, self._curtailer.policy)
+        return machine.withheld or (Reason.PROTECTED if own is Participation.NEVER else None)
 
     def _wanted(self, view: MachineView, action: OrderAction, by: str) -> Order:
         point = self._fleet[view.machine_id].running_point()

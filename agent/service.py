@@ -43,7 +43,8 @@ from agent.obligations import OPERATOR, SCHEDULE, Call, Obligations, Standing, a
 from agent.operations import CLOSED, Operations
 from agent.options import read_options
 from agent.order_writer import OrderWriter
-from agent.orders import Patience
+from agent.orders import Order, Patience
+from agent.partition import Partition
 from agent.poller import Poller, RoundResult, pause_s
 from agent.publisher import MetricsFile, MetricsPage
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
@@ -52,7 +53,7 @@ from agent.store import PRICES, Store
 from agent.supervision import Pulse, supervise
 from agent.tariff.intervals import IntervalPrice
 from agent.tariff.live import LiveTariff
-from agent.tenure import Alone, Tenure
+from agent.tenure import Alone, Parts, Tenure
 from agent.view import Picture, site_load_kw, view_fleet
 from agent.vitals import Disk, Vitals, measure_disk
 from drivers.addresses import parse_targets
@@ -103,10 +104,13 @@ class Agent:
         socket: Path | None = None,
         storage_problem: str | None = None,
         tenure: Tenure | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.config = config
         self._tenure = tenure or Alone()
         self.stands_by = self._tenure.stands_by
+        self._parts = parts or membership.parts(config)
+        self._partition = Partition(config, self._parts)
         self.book = config.terms_book()
         self.terms = self.book.site
         self._clock = clock or Clock()
@@ -166,7 +170,7 @@ class Agent:
                 clock=self._clock.now,
                 patience=Patience(),
                 ramp=Ramp(machines=policy.batch_machines, kw_per_min=policy.ramp_kw_per_min),
-                sending=self._tenure.sending,
+                sending=self._sending,
             )
         )
         decided = await self._in_writer(self._store.load_decisions)
@@ -208,6 +212,7 @@ class Agent:
                 "loops": self.pulse.as_data(),
                 "storage_problem": self.storage_problem,
                 **self._tenure.as_data(),
+                **self._parts.as_data(),
             },
         )
         return self
@@ -239,6 +244,11 @@ class Agent:
         await self._in_writer(self._store.save_setting, name, value)
         self._tenure.keep_setting(name, value)
 
+    @contextlib.asynccontextmanager
+    async def _sending(self, order: Order) -> AsyncIterator[None]:
+        async with self._parts.sending(order), self._tenure.sending(order):
+            yield
+
     async def _setting(self, name: str) -> bool:
         return await self._in_writer(self._store.setting, name) == "yes"
 
@@ -251,6 +261,8 @@ class Agent:
                 page = MetricsPage(listen, lambda: metrics_text(self.vitals()))
                 group.create_task(supervise("metrics", page.run))  # what only shows does not end the agent
             group.create_task(supervise("alerts", self.herald.run))
+            if not self.stands_by:
+                group.create_task(supervise("claims", self._parts.run))
             if self._announcer is not None and not self.stands_by:
                 group.create_task(supervise("home_assistant", self._announcer.run))
             if (tell := membership.uplink(self.config, self._database, self._taken)) is not None:
@@ -333,6 +345,8 @@ class Agent:
         ):
             self._address_changed.set()
         self.curtailer.mark_ours()
+        ordered = (*self.reconciler.open_orders(), *self.reconciler.standing())
+        self._partition.mark(self.fleet, ordered)
         market = await take_market(self._hashprice, self._power, self._clock.now(), max_age=MARKET_MAX_AGE)
         picture = view_fleet(self.fleet, market, self.book, max_age=timedelta(seconds=self._valid_s))
         self.operations.picture = picture

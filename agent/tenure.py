@@ -1,15 +1,19 @@
-"""Whose a site's machines are, where several agents stand by for one another; alone, an agent has them for good.
+"""Whose a site's machines are, where several agents stand by for one another or have a part of them each; alone, an
+agent has them for good.
 
 NotOursError         a command must not be sent: the machines may be another agent's by now
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.errors import AgentError
 from agent.orders import Order
+from agent.policy import Reason
+from drivers.reading import MachineId
 
 
 class NotOursError(AgentError):
@@ -81,6 +85,51 @@ class Alone:
 
     def keep_setting(self, name: str, value: str) -> None:
         """Nothing."""
+
+    def as_data(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class Parts(Protocol):
+    """Which machines are this agent's to command, where others have the other parts of the site."""
+
+    def want(self, wanted: Set[MachineId], spared: Set[MachineId]) -> None:
+        """The machines that this part is to have, and those that it knows and another may have."""
+
+    def stands_against(self, machine_id: MachineId) -> Reason | None:
+        """Why it is not to be commanded from here; None if it is."""
+
+    def sending(self, order: Order) -> AbstractAsyncContextManager[None]:
+        """Around the sending of one order. Raises `NotOursError`."""
+
+    async def run(self) -> None:
+        """Keep the claims, until cancelled."""
+
+    def as_data(self) -> dict[str, Any]:
+        """How it stands, for people."""
+
+
+class Whole:
+    """The site has no parts: every machine that is known is this agent's."""
+
+    def want(self, wanted: Set[MachineId], spared: Set[MachineId]) -> None:
+        """Nothing."""
+
+    def stands_against(self, machine_id: MachineId) -> Reason | None:
+        """Nothing."""
+        del machine_id
+        return None
+
+    @asynccontextmanager
+    async def sending(self, order: Order) -> AsyncIterator[None]:
+        """Nothing stands against it."""
+        del order
+        yield
+
+    async def run(self) -> None:
+        """Nothing, for ever."""
+        await asyncio.Event().wait()
 
     def as_data(self) -> dict[str, Any]:
         """Nothing."""

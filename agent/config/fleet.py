@@ -31,6 +31,14 @@ class FleetSection(Section):
         default=None,
         description="Name of this agent among those that stand by for one another; none: it is the only one.",
     )
+    part_of: Token | None = Field(
+        default=None,
+        description="Name that agents share who have a part of a site each; none: every known machine is this agent's.",
+    )
+    own_groups: list[str] = Field(
+        default=[],
+        description="Of a part of a site: the groups whose machines are its own, site for those in none; default: all.",
+    )
     creds_file: str | None = Field(default=None, description="File with the site's credentials (.creds).")
     nkey_file: str | None = Field(default=None, description="File with the seed of the site's nkey.")
     ca_file: str | None = Field(
@@ -74,6 +82,7 @@ class FleetSection(Section):
             raise ValueError("give org: subjects are hashcost.ORG.SITE.KIND")
         if self.agent is not None and self.site is None:
             raise ValueError("agent: give site, of whose machines it is")
+        self._check_part()
         if self.creds_file is not None and self.nkey_file is not None:
             raise ValueError("give creds_file or nkey_file, not both")
         for address in self.servers:
@@ -83,6 +92,16 @@ class FleetSection(Section):
             if (path := getattr(self, name)) is not None:
                 _check_file(name, Path(path))
         return self
+
+    def _check_part(self) -> None:
+        if self.part_of is None:
+            if self.own_groups:
+                raise ValueError("own_groups: give part_of; a site of one part has all its machines")
+            return
+        if self.site is None:
+            raise ValueError("part_of: give site, the name of this part")
+        if self.site == self.part_of:
+            raise ValueError("part_of: each part has a site of its own, and the whole another name")
 
     def connection(self, name: str) -> "Servers":
         """The servers, for one who calls itself `name`."""

@@ -13,7 +13,11 @@ from typing import Any, Self
 
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, StorageType
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import (
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+)
 from nats.js.kv import KeyValue
 
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
@@ -21,7 +25,7 @@ from agent.orders import Order
 from drivers.reading import MachineId
 
 LEASE = "lease"
-_ORDERS, _SETTING = "orders.", "setting."
+_ORDERS, _SETTING, _CLAIM = "orders.", "setting.", "machine."
 _COLUMNS = ("order_id", *ORDER_COLUMNS)
 ANSWER_WITHIN_S = 2.0
 
@@ -70,6 +74,11 @@ def orders_key(machine_id: MachineId) -> str:
     return _ORDERS + machine_id.encode().hex()
 
 
+def claim_key(machine_id: MachineId) -> str:
+    """Where it stands which part of a site has a machine."""
+    return _CLAIM + machine_id.encode().hex()
+
+
 def setting_key(name: str) -> str:
     """Where a setting is."""
     return _SETTING + name
@@ -109,6 +118,15 @@ class Bucket:
         """Write another key in the same way."""
         return await self._write(key, {"token": token, "value": value}, last)
 
+    async def put_or_create(self, key: str, value: Any, *, token: int, last: int) -> int:
+        """The same; where there was nothing, also over what a person deleted."""
+        if last:
+            return await self.put(key, value, token=token, last=last)
+        try:
+            return await self._keys.create(key, _payload({"token": token, "value": value}))
+        except KeyWrongLastSequenceError as error:
+            raise OvertakenError(key) from error
+
     async def find(self, key: str) -> Entry | None:
         """Another key as it stands."""
         try:
@@ -139,11 +157,14 @@ class Bucket:
         return list(found.values())
 
     async def _write(self, key: str, value: Any, last: int) -> int:
-        payload = json.dumps(value, separators=(",", ":")).encode()
         try:
-            return await self._keys.update(key, payload, last=last)
+            return await self._keys.update(key, _payload(value), last=last)
         except KeyWrongLastSequenceError as error:
             raise OvertakenError(key) from error
+
+
+def _payload(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _entry(key: str, found: KeyValue.Entry) -> Entry:
@@ -176,4 +197,13 @@ def settings_in(entries: Iterable[Entry]) -> dict[str, str]:
     """The settings among it."""
     return {
         entry.key.removeprefix(_SETTING): entry.value for entry in entries if entry.key.startswith(_SETTING)
+    }
+
+
+def claims_in(entries: Iterable[Entry]) -> dict[MachineId, tuple[str | None, int]]:
+    """The claims among it: whose each machine is, nobody's if it was given back, and the number of that."""
+    return {
+        MachineId(bytes.fromhex(entry.key.removeprefix(_CLAIM)).decode()): (entry.value, entry.revision)
+        for entry in entries
+        if entry.key.startswith(_CLAIM)
     }

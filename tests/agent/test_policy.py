@@ -86,6 +86,8 @@ def test_every_reason_is_one_of_these():
         "site_minimum_load",
         "site_maximum_load",
         "protected",
+        "other_part",
+        "unclaimed",
         "operator_hold",
         "obligation",
         "obligation_over",

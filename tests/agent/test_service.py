@@ -62,9 +62,9 @@ class SiteOfFakes(Agent):
         return self.fakes[machine_id]
 
 
-def site(database, *drivers, clock=None, kind=SiteOfFakes, tenure=None):
+def site(database, *drivers, clock=None, kind=SiteOfFakes, **claims):
     known(database, *[machine(number) for number in range(1, len(drivers) + 1)])
-    agent = kind(CONFIG, database, clock=Clock(now=clock or HandClock()), tenure=tenure)
+    agent = kind(CONFIG, database, clock=Clock(now=clock or HandClock()), **claims)
     agent.fakes = {mac(number): driver for number, driver in enumerate(drivers, start=1)}
     return agent
 

@@ -1,4 +1,5 @@
-"""Two agents of one site, real processes on a real cluster: the one that commands is stopped in the midst of sending.
+"""Two agents of one site, real processes on a real cluster: one stands by, and the one that commands is stopped in the
+midst of sending; or each has a part of the site, and they know some of the machines both.
 The witness is the simulator's own log of the commands that it received."""
 
 import asyncio
@@ -9,6 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
+from time import monotonic
 
 import pytest
 
@@ -35,15 +37,23 @@ mode = "auto"
 switching_cost_usd = 0
 min_on_s = 0
 min_off_s = 0
-batch_machines = 2
+batch_machines = {batch}
 ramp_kw_per_min = 100000
 [fleet]
 servers = {servers}
 org = "acme"
-site = "denver"
-agent = "{name}"
 stream_replicas = 3
 """
+STANDBY = 'site = "denver"\nagent = "{name}"\n'
+PART = 'part_of = "denver"\nsite = "{name}"\n'
+FASTER = 3.0
+"""The times of the lease are so much shorter, all of them alike."""
+HURRIED = f"""
+from agent.federation import lease
+for name in ("RENEW_EVERY_S", "LOOK_EVERY_S", "VALID_S", "BREAK_OFF_S", "TAKE_AFTER_S"):
+    setattr(lease, name, getattr(lease, name) / {FASTER})
+"""
+MORE_THAN_A_MINUTE_S = 65.0 / FASTER
 
 
 class Agent:
@@ -51,6 +61,7 @@ class Agent:
 
     def __init__(self, directory, name, ready, servers):
         self.name, self.ready, self.servers = name, ready, servers
+        self.targets, self.batch, self.more = ready["scan_targets"], 2, STANDBY
         self.home = directory / name
         self.home.mkdir()
         self.database, self.socket = self.home / "hashcost.db", self.home / "agent.sock"
@@ -62,7 +73,8 @@ class Agent:
         self.price(price)
         ready = self.ready
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", AGENT, ready["sim_utc"], str(ready["monotonic"]), str(ready["speed"]), "run",
+            sys.executable, "-c", HURRIED + AGENT,
+            ready["sim_utc"], str(ready["monotonic"]), str(ready["speed"]), "run",
             "--config", str(self.home / "config.toml"), "--database", str(self.database), "--socket", str(self.socket),
             stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
@@ -70,11 +82,11 @@ class Agent:
 
     def price(self, price):
         text = CONFIG.format(
-            targets=json.dumps(self.ready["scan_targets"]),
+            targets=json.dumps(self.targets),
             price=price,
+            batch=self.batch,
             servers=json.dumps(self.servers),
-            name=self.name,
-        )
+        ) + self.more.format(name=self.name)
         (self.home / "config.toml").write_text(text)
 
     async def read(self, process):
@@ -161,6 +173,7 @@ async def stopped_amid_a_command_and_relieved(control, owner, standby):
     began, waited = len(owner.lines), len(standby.lines)
     await owner.said("state=dispatching", after=began)
     owner.tell(signal.SIGSTOP)
+    stopped_s = monotonic()
     await standby.said("event=lease_taken", after=waited)
     await standby.said("stands_by=False", after=waited)
     await told(standby, "hold")
@@ -171,6 +184,8 @@ async def stopped_amid_a_command_and_relieved(control, owner, standby):
         await asyncio.sleep(0.2)
     before = await commanded(control)
     assert any(words == [] for words in before.values()), "nothing is left to be sent"
+    while monotonic() - stopped_s < MORE_THAN_A_MINUTE_S:  # the time that it is stopped is what is tested
+        await asyncio.sleep(0.1)
     owner.tell(signal.SIGCONT)
     if await relieved(owner, began) == -signal.SIGALRM:
         await owner.reading
@@ -223,3 +238,41 @@ async def test_an_agent_that_was_stopped_and_relieved_commands_nothing(site):
         assert len(writes(truth)) <= 3  # of one that may have been sent when its agent was stopped
         assert (truth.power_mode, truth.pools) == (before[truth.mac].power_mode, before[truth.mac].pools)
     assert sum(len(writes(truth)) for truth in truths) <= 2 * MACHINES + 2
+
+
+async def test_parts_that_know_the_same_machines_command_each_once_and_one_that_was_stopped_has_what_it_had(
+    site,
+):
+    control, *parts = site
+    addresses = sorted(truth.address for truth in await control.all_truth())
+    for each, known in zip(parts, (addresses[:9], addresses[3:]), strict=True):
+        each.targets, each.batch, each.more = known, MACHINES, PART
+        await each.start(CHEAP)
+    for each in parts:
+        await each.said("event=scanned")
+        each.price(DEAR)
+    first, second = parts
+    for each in parts:  # both would have all that they know sleep in the same moment
+        each.tell(signal.SIGHUP)
+    await all_are(control, RunState.ASLEEP)
+    while len((had := await asleep_on(first)) | await asleep_on(second)) < MACHINES:
+        await asyncio.sleep(0.5)
+    assert had.isdisjoint(await asleep_on(second))
+    assert set(map(tuple, (await commanded(control)).values())) == {("sleep",)}
+    first.tell(signal.SIGSTOP)
+    for each in parts:
+        each.price(CHEAP)
+    second.tell(signal.SIGHUP)
+    await has_settled(second, 0)
+    awake = {truth.mac for truth in await control.all_truth() if writes(truth) == ["sleep", "wake"]}
+    assert awake == {truth.mac for truth in await control.all_truth()} - had
+    first.tell(signal.SIGCONT)
+    first.tell(signal.SIGHUP)
+    await all_are(control, RunState.MINING)
+    assert set(map(tuple, (await commanded(control)).values())) == {("sleep", "wake")}
+
+
+async def asleep_on(agent):
+    """The machines that sleep on an order of this agent."""
+    orders = await asyncio.to_thread(orders_in, agent.database)
+    return {str(order.machine_id) for order in orders if order.is_standing}
