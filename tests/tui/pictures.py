@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from textual.pilot import Pilot
 
@@ -27,9 +28,12 @@ from tests.agent.builders import (
     reading,
     save,
 )
+from tests.agent.test_fleet import Site, delivered
 from tests.tui.screens import text
 from tui.app import HashcostApp
 from tui.bindings import SCREENS
+from tui.fleet_source import FleetSource
+from tui.sites import SitesApp
 from tui.source import AgentState, Source
 
 NOW = datetime(2026, 2, 1, 3, 12, 40, tzinfo=UTC)
@@ -177,7 +181,34 @@ async def tour(
             yield screen, app
 
 
-async def _settled(pilot: Pilot[None]) -> None:
+def fill_fleet(directory: Path) -> Path:
+    """A fleet of four sites, one of which has been silent for a while; where its copies are."""
+    for name, first, last, ago in (
+        ("boise", 1, 12, 0),
+        ("denver", 13, 40, 0),
+        ("tulsa", 41, 46, 900),
+        ("ulvik", 47, 53, 0),
+    ):
+        site = Site(directory / "sites", name)
+        then = NOW - timedelta(seconds=20 + ago)
+        fleet = at(then, [_machine(number, then, 0.0) for number in range(first, last + 1)])
+        power = PowerPriceQuote(price_usd_per_kwh=0.05 + first / 1000, source="ercot", observed_at=then)
+        save(site.store, *fleet, market=market(at=then, power=power))
+        delivered(directory / "fleet", site.flush(), heard_at=then)
+        site.stop()
+    return directory / "fleet"
+
+
+async def fleet_picture(directory: Path, size: tuple[int, int]) -> str:
+    """The terminal's first screen of a fleet, as SVG."""
+    app = SitesApp(FleetSource(directory, clock=lambda: NOW))
+    async with app.run_test(size=size) as pilot:
+        await eventually(lambda: app.state is not None)
+        await _settled(pilot)
+        return app.export_screenshot(title="hashcost")
+
+
+async def _settled(pilot: Pilot[Any]) -> None:
     """Until nothing changes any more for a while."""
     before, same = "", 0
     while same < 3:

@@ -1,11 +1,12 @@
 """The pictures in docs/ and the texts beside these tests are what the program shows. `make docs` writes them anew."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.tui.pictures import fill, tour
+from tests.tui.pictures import fill, fill_fleet, fleet_picture, tour
 from tests.tui.screens import MEDIUM, NARROW, WIDE
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
@@ -29,6 +30,11 @@ def compare(path: Path, content: str) -> None:
 async def test_the_pictures_of_the_documentation_are_current(database):
     async for screen, app in tour(database, MEDIUM):
         compare(PICTURES / f"{screen}.svg", app.export_screenshot(title="hashcost"))
+
+
+async def test_the_picture_of_a_fleet_is_current(tmp_path):
+    directory = await asyncio.to_thread(fill_fleet, tmp_path)
+    compare(PICTURES / "sites.svg", await fleet_picture(directory, MEDIUM))
 
 
 @pytest.mark.parametrize("size", [NARROW, MEDIUM, WIDE], ids=str)
