@@ -84,7 +84,9 @@ class Cluster:
         home.mkdir(exist_ok=True)
         client, peer = self._ports[node]
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for _, port in self._ports)
-        cluster = f'cluster {{ name: test, listen: "127.0.0.1:{peer}", routes: [{routes}] }}'
+        # clients know all of them, and come by no other way than the one that they were given
+        peers = f'name: test, listen: "127.0.0.1:{peer}", routes: [{routes}], no_advertise: true'
+        cluster = f"cluster {{ {peers} }}"
         (home / "server.conf").write_text(
             f'server_name: node{node}\nlisten: "127.0.0.1:{client}"\nmax_payload: 1MB\n'
             f'jetstream {{ store_dir: "{home}", max_file: 1GB, max_mem: 64MB }}\n'

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 
 import nats
 import pytest
@@ -155,24 +156,82 @@ async def test_nodes_may_go_one_after_the_other(tmp_path, sites):
     assert (state.refused, state.holes) == ({}, 0)
 
 
-async def test_an_hour_without_the_servers_is_made_up_for(tmp_path, sites):
-    """Time compressed: 120 rounds, as of an hour, while the only server is down."""
+class Way:
+    """From one site to every node: a port of its own for each, and a cut that takes all that was open with it."""
+
+    def __init__(self, cluster):
+        self.ports = {free_port(): int(url.rpartition(":")[2]) for url in cluster.urls}
+        self.urls = tuple(f"nats://127.0.0.1:{port}" for port in self.ports)
+        self.nodes = cluster.nodes
+        self.servers, self.ends = [], set()
+
+    async def mend(self):
+        for port, node in self.ports.items():
+            self.servers.append(await asyncio.start_server(partial(self.carry, node), "127.0.0.1", port))
+
+    def cut(self):
+        for server in self.servers:
+            server.close()
+        self.servers = []
+        for end in self.ends:
+            end.transport.abort()
+
+    async def carry(self, node, reader, writer):
+        with suppress(OSError):
+            there, back = await asyncio.open_connection("127.0.0.1", node)
+            self.ends |= {writer, back}
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.pump(reader, back))
+                group.create_task(self.pump(there, writer))
+            self.ends -= {writer, back}
+
+    async def pump(self, source, sink):
+        with suppress(OSError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+@pytest.fixture
+async def way(tmp_path):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as cluster:
-        site = sites[0]
-        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, site)):
-            busy_day(site, rounds=2)
-            await eventually(lambda: fleet.has(site), 60.0)
-            cluster.kill(0)
-            fleet_of_three = [machine(number, reading()) for number in range(1, 4)]
-            for turn in range(120):
-                now = NOW + timedelta(hours=1, seconds=30 * turn)
-                save(site.store, *at(now, fleet_of_three), market=market(0.05 + turn * 1e-3, at=now))
-                site.store.save_events([Event(at=now, kind="noted", detail=str(turn))])
-            assert len(waiting(site.path, 1000)) >= 240
-            cluster.start(0)
-            cluster.wait_for(0)
-            await eventually(lambda: fleet.has(site), 90.0)
+    with Cluster(tmp_path / "nats") as cluster:
+        made = Way(cluster)
+        await made.mend()
+        yield cluster, made
+        made.cut()
+
+
+async def test_a_site_that_is_cut_off_for_an_hour_makes_up_for_it_while_the_cluster_goes_on(
+    way, sites, tmp_path
+):
+    """Time compressed: 120 rounds, as of an hour, while the way from one site to a cluster of three is cut. The other
+    site goes on telling, and the stream has another leader when the first comes back."""
+    cluster, its_way = way
+    away, there = sites
+    async with (
+        collecting(cluster, tmp_path / "fleet") as fleet,
+        running(uplink(its_way, away), uplink(cluster, there)),
+    ):
+        for each in sites:
+            busy_day(each, rounds=2)
+        await eventually(lambda: fleet.has(*sites), 60.0)
+        its_way.cut()
+        machines = [machine(number, reading()) for number in range(1, 4)]
+        for turn in range(120):
+            now = NOW + timedelta(hours=1, seconds=30 * turn)
+            save(away.store, *at(now, machines), market=market(0.05 + turn * 1e-3, at=now))
+            away.store.save_events([Event(at=now, kind="noted", detail=str(turn))])
+        busy_day(there, seed=5, rounds=3)
+        await eventually(lambda: fleet.has(there), 60.0)
+        async with connected(Servers(addresses=cluster.urls, name="x")) as client:
+            await client.request("$JS.API.STREAM.LEADER.STEPDOWN.HASHCOST-acme", b"", timeout=10)
+        assert len(waiting(away.path, 1000)) >= 240
+        await its_way.mend()
+        await eventually(lambda: fleet.has(*sites), 90.0)
+    state = read_state(tmp_path / "fleet")
+    assert (state.refused, state.holes) == ({}, 0)
     with Reader(tmp_path / "fleet" / "denver.db") as reader:
         told = [event.detail for event in reader.events(limit=1000) if event.kind == "noted"]
     assert told[:120] == [str(turn) for turn in reversed(range(120))]
