@@ -121,10 +121,19 @@ def write_day(directory: Path, table: str, day_ms: int, rows: Iterable[Row]) -> 
             file.flush()
             os.fsync(file.fileno())
         new.replace(target)
+        _sync_directory(directory)  # what the database drops next must not come back as a file of no name
     except OSError as error:
         with suppress(OSError):
             new.unlink()
         raise ArchiveError(f"{target}: cannot be written ({error.strerror})") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(file: Any, columns: Sequence[str], rows: Iterable[Row]) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import random
 import sqlite3
+import stat
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -539,6 +541,18 @@ def test_a_day_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ArchiveError, match="cannot be written"):
         write_day(tmp_path / "file", "steps", 0, [])
+
+
+def test_a_day_has_its_name_on_the_disk_before_the_database_drops_it(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def watching(descriptor):
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), day_file(tmp_path, "steps", 0).exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watching)
+    write_day(tmp_path, "steps", 0, [])
+    assert synced == [(False, False), (True, True)]
 
 
 def test_a_damaged_day_is_told(tmp_path):

@@ -527,3 +527,23 @@ async def test_an_agent_of_another_version_is_told_and_ends_nothing(database, tm
         opened(database, socket=socket) as pilot,
     ):
         await shows(pilot, "NO ANSWER", "its answer makes no sense here", "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("ago", "said"),
+    [(timedelta(), ("answers", "live")), (timedelta(hours=2), ("answered then", "live then"))],
+)
+async def test_what_sources_said_to_an_agent_that_is_down_is_not_shown_as_what_they_say(database, ago, said):
+    told = json.loads(TOLD)
+    told["at"] = (datetime.now(UTC) - ago).isoformat()
+    told["figures"][0]["state"] = "live"
+    with Store(database) as store:
+        store.save_setting(PRICES, json.dumps(told))
+    async with opened(database) as pilot:
+        await pilot.press("4")
+        await shows(pilot, "92,870")
+        page = text(pilot)
+        for word, cells in zip(said, (("kraken", "btc_usd 92870"), ("btc_usd", "92,870")), strict=True):
+            (line,) = [each for each in page.splitlines() if all(cell in each for cell in cells)]
+            assert word in line
+            assert (" then" in line) is bool(ago)

@@ -15,6 +15,7 @@ from textual.widgets import Static
 from agent import economics
 from agent.explain import printable
 from agent.lots import Lot
+from agent.market.quote import PriceState
 from agent.summary import breakeven_efficiency, number, span
 from agent.whatif import Step, merit_order, prices_of
 from tui.bindings import MARKET, bindings
@@ -86,7 +87,7 @@ def page(
     yield _figures(prices, grown, stale=grown > state.snapshot.validity)
     if prices.get("sources"):
         yield Text("\nsources", "bold underline")
-        yield _sources(prices["sources"])
+        yield _sources(prices["sources"], stale=grown > state.snapshot.validity)
     if lots is not None:
         yield from _merit(state, *lots, shown, width)
 
@@ -125,28 +126,31 @@ def _figures(prices: Mapping[str, Any], grown: timedelta, *, stale: bool) -> Tab
     for each in prices.get("figures", ()):
         value = "-" if each["value"] is None else _value(each["value"])
         table.add_row(
-            each["name"], value, _state(each["state"]), _acted(each["automatic"] and not stale),
+            each["name"], value, _state(each["state"], stale=stale), _acted(each["automatic"] and not stale),
             _age(each["age_s"], grown),
             printable(each["source"] or "-"), printable(each["detail"]),
         )  # fmt: skip
     power = prices.get("power")
     if power is not None:
         table.add_row(
-            "price_usd_per_kwh", f"{power['price_usd_per_kwh']:.5f}", _state(power["state"]),
+            "price_usd_per_kwh", f"{power['price_usd_per_kwh']:.5f}", _state(power["state"], stale=stale),
             _acted(power["automatic"] and not stale), _age(power["age_s"], grown), printable(power["source"]),
             "" if power["market_usd_per_kwh"] is None else f"the market says {power['market_usd_per_kwh']:.5f}",
         )  # fmt: skip
     return table
 
 
-def _sources(sources: Sequence[Mapping[str, Any]]) -> Table:
+def _sources(sources: Sequence[Mapping[str, Any]], *, stale: bool) -> Table:
+    """As they were when the agent last told of them, which may be long ago."""
     table = _table("source", "state", "answered", "what")
     for each in sources:
         failure, answered_at = each["failure"], each["answered_at"]
         if failure is not None:
             state = Text("failing", "bold red")
+        elif answered_at is None:
+            state = Text("not asked yet", "dim")
         else:
-            state = Text("not asked yet", "dim") if answered_at is None else Text("answers", "green")
+            state = Text("answered then", "yellow") if stale else Text("answers", "green")
         table.add_row(
             printable(each["name"]),
             state,
@@ -208,7 +212,9 @@ def _value(value: float) -> str:
     return f"{value / TERA:.2f}T" if value >= TERA else f"{value:,.10g}"
 
 
-def _state(name: str) -> Text:
+def _state(name: str, *, stale: bool) -> Text:
+    if stale and name == PriceState.LIVE:
+        return Text("live then", "yellow")
     return Text(name, STATE_STYLES.get(name, ""))
 
 
