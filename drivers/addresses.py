@@ -95,7 +95,7 @@ def _expression(expression: str, limit: int, *, depth: int) -> Iterator[Address]
 def _file(expression: str, limit: int, depth: int) -> Iterator[Address]:
     try:
         path = Path(expression[1:].strip()).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter for a name with a null byte
         raise AddressError(expression, "a home directory that there is not") from error
     if depth >= _MAX_FILE_DEPTH:
         raise AddressError(expression, "files that name files that name files")

@@ -149,6 +149,6 @@ def test_unreadable_files(tmp_path: Path) -> None:
     loop.write_text(f"@{loop}\n")
     binary = tmp_path / "binary"
     binary.write_bytes(bytes(range(256)))
-    for expression in (f"@{tmp_path}/absent", f"@{tmp_path}", "@", f"@{loop}", f"@{binary}", "@\0"):
+    for expression in (f"@{tmp_path}/absent", f"@{tmp_path}", "@", f"@{loop}", f"@{binary}", "@\0", "@~\0"):
         with pytest.raises(AddressError):
             parse_targets([expression])
