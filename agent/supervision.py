@@ -72,6 +72,14 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
+def heed_cancel() -> None:
+    """Raise `CancelledError` if this task was cancelled and what it waited for swallowed that. `asyncio.wait_for` does,
+    before Python 3.12, where what it waits for comes at that moment; so do libraries."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def supervise(
     name: str,
     loop: Callable[[], Awaitable[None]],
@@ -91,12 +99,11 @@ async def supervise(
         try:
             await loop()
         except Exception as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # what fails on its way out is not started again
-                raise asyncio.CancelledError from error
+            heed_cancel()  # what fails on its way out is not started again
             log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
             if pulse is not None:
                 pulse.failed(name, error)
+        heed_cancel()
         if monotonic() - began > longest_s:
             wait_s = shortest_s
         await asyncio.sleep(wait_s)

@@ -22,6 +22,7 @@ from nats.js.kv import KeyValue
 
 from agent.order_rows import ORDER_COLUMNS, order_of, order_row
 from agent.orders import Order
+from agent.supervision import heed_cancel
 from drivers.reading import MachineId
 
 LEASE = "lease"
@@ -96,10 +97,12 @@ class Bucket:
         stream = client.jetstream(timeout=ANSWER_WITHIN_S)
         name = f"HASHCOST-{org}-{site}"
         try:
-            return cls(await stream.key_value(name))
+            keys = await stream.key_value(name)
         except BucketNotFoundError:
             config = KeyValueConfig(bucket=name, history=1, replicas=replicas, storage=StorageType.FILE)
-            return cls(await stream.create_key_value(config))
+            keys = await stream.create_key_value(config)
+        heed_cancel()
+        return cls(keys)
 
     async def lease(self) -> Seen | None:
         """Who has the machines, as far as the servers know; None if nobody ever had."""

@@ -12,6 +12,8 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 
+from agent.supervision import heed_cancel
+
 log = logging.getLogger("hashcost")
 
 FAILURES = (nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError)
@@ -116,6 +118,7 @@ async def connected(servers: Servers, *, within_s: float | None = None) -> Async
     try:
         async with asyncio.timeout(within_s):
             await client.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)
+        heed_cancel()
         yield client
     finally:
         await client.close()
@@ -132,13 +135,15 @@ class Contact:
         self._wait_s = RETRY_S[0]
 
     async def keep(self, work: Callable[[Client], Awaitable[None]]) -> None:
-        """Connect and work until cancelled. The work says `reached` whenever something came of it."""
+        """Connect and work until cancelled. The work says `reached` whenever something came of it: nats-py may swallow
+        that it was cancelled, with an answer that comes at that moment, and then it ends there."""
         while True:
             try:
                 async with connected(self._servers) as client:
                     await work(client)
             except FAILURES as error:
                 self.failed(error)
+            heed_cancel()
             await self.wait()
 
     async def wait(self) -> None:
@@ -147,7 +152,8 @@ class Contact:
         self._wait_s = min(2 * self._wait_s, RETRY_S[1])
 
     def reached(self) -> None:
-        """All is well."""
+        """All is well. Raises `CancelledError` if the work is to end."""
+        heed_cancel()
         self._wait_s = RETRY_S[0]
         if self._problem is not None:
             log.info("event=%s_reached", self._name)

@@ -3,9 +3,10 @@ one both."""
 
 import asyncio
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
+from nats.js import JetStreamContext
 
 from agent.config import ConfigError, parse
 from agent.curtailment import CurtailmentPolicy, Mode, Rule
@@ -198,6 +199,34 @@ async def test_without_servers_nothing_is_commanded(server):
         await eventually(lambda: against(north) == [Reason.UNCLAIMED] * 3, 30.0)
         server.start(0)
         await eventually(lambda: against(north) == [None] * 3, 60.0)
+
+
+@needs_server
+@pytest.mark.parametrize("waits_for", ["key_value", "find"])
+async def test_a_part_that_is_stopped_just_when_an_answer_comes_ends(server, monkeypatch, waits_for):
+    """nats-py, before Python 3.12, returns the answer and swallows the cancellation."""
+    owner = JetStreamContext if waits_for == "key_value" else Bucket
+    ask = getattr(owner, waits_for)
+
+    async def answered(*arguments):
+        answer = await ask(*arguments)
+        asyncio.current_task().cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return answer
+
+    async with bucket_of(server):  # it is there
+        pass
+    monkeypatch.setattr(owner, waits_for, answered)
+    north = part(server, "north")
+    if waits_for == "find":
+        north.want(ALL, frozenset())
+    task = asyncio.create_task(north.run())
+    done, _ = await asyncio.wait([task], timeout=30)
+    monkeypatch.undo()
+    task.cancel()
+    assert done
+    assert task.cancelled()
 
 
 class Said(Whole):

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -90,5 +90,37 @@ async def test_work_ends_when_it_is_cancelled_whatever_its_server_does_then(rese
         if resets:
             asyncio.get_running_loop().call_later(0.05, came[0].transport.abort)
         await asyncio.wait([keeping])
+        assert keeping.cancelled()
+        assert len(came) == 1
+
+
+async def swallow():
+    """Wait as nats-py does where an answer comes at the moment of a cancellation: that is not heard of."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_work_ends_when_its_cancellation_was_swallowed_with_an_answer(monkeypatch, comes):
+    """`comes` is whether something came of the work after that, or it failed."""
+    monkeypatch.setattr(connection, "RETRY_S", (600.0, 600.0))
+    waits = asyncio.Event()
+
+    async def work(client):
+        waits.set()
+        await swallow()
+        if not comes:
+            raise TimeoutError
+        contact.reached()
+        await asyncio.Event().wait()
+
+    async with stopped_server() as (address, came):
+        contact = Contact(Servers(addresses=(address,), name="denver"), "x")
+        keeping = asyncio.create_task(contact.keep(work))
+        await waits.wait()
+        keeping.cancel()
+        done, _ = await asyncio.wait([keeping], timeout=30)
+        keeping.cancel()
+        assert done
         assert keeping.cancelled()
         assert len(came) == 1

@@ -1,11 +1,13 @@
 """Loops that fail are started again, and loops that make no progress are found out."""
 
 import asyncio
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from agent.supervision import FIRST_PROGRESS_S, Pulse, supervise
+from tests.agent.builders import eventually
 
 
 async def started(loop, count, **options):
@@ -54,6 +56,25 @@ async def test_a_loop_that_fails_when_it_is_cancelled_is_not_started_again(lines
     supervised.cancel()
     assert done
     assert supervised.cancelled()
+
+
+async def test_a_loop_that_swallows_its_cancellation_and_ends_is_not_started_again():
+    starts = 0
+
+    async def deaf():
+        nonlocal starts
+        starts += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    supervised = asyncio.ensure_future(supervise("test", deaf, restart_after_s=(60, 60)))
+    await eventually(lambda: starts)
+    supervised.cancel()
+    done, _ = await asyncio.wait([supervised], timeout=30)
+    supervised.cancel()
+    assert done
+    assert supervised.cancelled()
+    assert starts == 1
 
 
 async def test_a_failed_loop_is_logged_with_what_happened(caplog):
