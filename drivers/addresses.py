@@ -18,6 +18,8 @@ from pathlib import Path
 from drivers.reading import Address
 
 MAX_ADDRESSES = 4 * 65536
+_MAX_TIMES_NAMED = 4
+"""How often all of them may be named, where expressions overlap: seconds of work."""
 ACCEPTED = "accepted: 10.0.0.0/22, 10.0.1-4.1-200, 10.0.0.7, 10.0.0.7:4028, name.example:4028, @file"
 _OCTETS = 4
 _NAME = re.compile(r"(?!.*\.\.)[A-Za-z]([A-Za-z0-9.\-]{0,251}[A-Za-z0-9])?")
@@ -41,15 +43,23 @@ def parse_targets(expressions: Sequence[str], *, limit: int = MAX_ADDRESSES) -> 
     """Every address that the expressions name, once, in the order they are first named.
 
     Raises `AddressError` for what is no address, for a range backwards, for an unreadable file (naming file
-    and line), and for more than `limit` addresses; one error for all expressions that are wrong.
+    and line), for more than `limit` addresses, and where so many overlap that it would take minutes; one error for
+    all expressions that are wrong.
     """
     found: dict[Address, None] = {}
     errors: list[AddressError] = []
+    named = 0
     for expression in expressions:
+        some: list[Address] = []
         try:
-            found.update(dict.fromkeys(itertools.islice(_expression(expression, limit, depth=0), limit + 1)))
+            some.extend(itertools.islice(_expression(expression, limit, depth=0), limit + 1))
         except AddressError as error:
             errors.append(error)
+        found.update(dict.fromkeys(some))
+        named += len(some)
+        if named > _MAX_TIMES_NAMED * limit:
+            errors.append(AddressError(expression, "names once more what many others named before it"))
+            break
         if len(found) > limit:
             errors.append(AddressError(expression, f"more than {limit} addresses in all"))
             break

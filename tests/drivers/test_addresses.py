@@ -124,6 +124,14 @@ def test_the_total_is_limited_too() -> None:
         parse_targets(["10.0.0.1-60", "10.0.1.1-60"], limit=100)
 
 
+@pytest.mark.parametrize("end", ["", ",nonsense"])
+def test_expressions_that_overlap_without_end_are_not_followed_to_it(end: str) -> None:
+    named = parse_targets(["10.0.0.1-60"] * 6, limit=100)
+    assert len(named) == 60
+    with pytest.raises(AddressError, match="before it"):
+        parse_targets([f"10.0.0.1-60{end}"] * 7, limit=100)
+
+
 def test_files(tmp_path: Path) -> None:
     inner = tmp_path / "inner.txt"
     inner.write_text("10.0.9.1\n")
