@@ -203,7 +203,7 @@ class ControlServer:
     async def run(self) -> None:
         """Serve until cancelled. Raises `ControlError` if the socket cannot be had."""
         self._groups = await asyncio.to_thread(_groups, self._operator_group, self._viewer_group)
-        endpoint = await asyncio.to_thread(_Endpoint, self._path)
+        endpoint = await _endpoint(self._path)
         try:
             async with asyncio.TaskGroup() as clients:
                 self.ready.set()
@@ -356,6 +356,19 @@ class _Endpoint:
         self._path.unlink(missing_ok=True)
         self.listener.close()
         os.close(self._lock)
+
+
+async def _endpoint(path: Path) -> _Endpoint:
+    """One that is ours to close. Raises `ControlError`. If this is cancelled none is left: it would keep its place from
+    the agent that follows this one."""
+    making = asyncio.ensure_future(asyncio.to_thread(_Endpoint, path))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait([making])
+        if making.exception() is None:
+            await asyncio.to_thread(making.result().close)
+        raise
 
 
 def _occupied(path: Path) -> ControlError:

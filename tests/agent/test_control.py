@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -36,6 +37,7 @@ from agent.control import (
     permitted,
 )
 from agent.errors import AgentError, UsageError
+from tests.agent.builders import eventually
 from tests.agent.processes import NOBODY, child_environment, open_directory
 
 NO_GROUP = "hashcost-no-such-group"
@@ -627,3 +629,29 @@ async def test_a_socket_that_may_not_be_reached_is_told(directory, path):
 
 def test_the_credentials_have_the_kernels_layout():
     assert struct.calcsize("3i") == control._CREDENTIALS.size == 12
+
+
+async def test_one_that_is_stopped_while_it_takes_its_place_leaves_it_to_the_next(path, monkeypatch):
+    began, go_on, made = threading.Event(), threading.Event(), []
+
+    class Slow(control._Endpoint):
+        def __init__(self, where):
+            began.set()
+            go_on.wait(30)
+            super().__init__(where)
+            made.append(self)  # not forgotten, so that nobody else closes it
+
+    monkeypatch.setattr(control, "_Endpoint", Slow)
+    first = asyncio.create_task(ControlServer(path, Echo()).run())
+    await asyncio.to_thread(began.wait, 30)
+    first.cancel()
+    asyncio.get_running_loop().call_soon(go_on.set)
+    await asyncio.wait([first])
+    assert first.cancelled()
+    await eventually(lambda: made)
+    second = ControlServer(path, Echo())
+    running = asyncio.create_task(second.run())
+    await eventually(lambda: second.ready.is_set() or running.done())
+    assert second.ready.is_set()
+    running.cancel()
+    await asyncio.wait([running])
