@@ -32,7 +32,7 @@ ARCHIVE = "archive"
 """Setting that says where old days are and which (`agent.archive`)."""
 HELD, MODE = "held", "mode"
 """Settings: whether a person holds the site, and the mode that the agent last ran in."""
-TENURE, FIRST_ORDER_ID = "tenure", "first_order_id"
+TENURE, FIRST_ORDER_ID, INHERITED = "tenure", "first_order_id", "inherited"
 """Settings of an agent that others stand by for: the tenure in which the database was last written, and where the
 numbers of its orders go on from those of another."""
 HEARD = "fleet_heard_ms"

@@ -220,6 +220,12 @@ class Reconciler:
         new = [order for order in wanted if not self._should_sleep_already(order)]
         return [self._taken_on(created) for created in await self._store.create_all(new)] if new else []
 
+    def adopt(self, order: Order) -> None:
+        """An order of another agent, whose machine has been found only now: it is verified like those of a start."""
+        self._began_at = self._clock()
+        self._keep(order)
+        _log(order)
+
     def _should_sleep_already(self, wanted: Order) -> bool:
         return wanted.action is not OrderAction.WAKE and self._asleep_on(wanted.machine_id) is not None
 

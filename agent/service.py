@@ -232,12 +232,20 @@ class Agent:
         """Take over what another agent left, before anything is done with what is remembered here."""
         if self.stands_by:
             await self._in_writer(self._store.drop_untold)
-        elif (left := self._tenure.inheritance) is not None:
-            for order in await self._in_writer(self._store.inherit, left):
-                log.warning(
-                    "event=order_not_inherited order=%d machine=%s state=%s",
-                    order.order_id, order.machine_id, order.state.value,
-                )  # fmt: skip
+            return
+        if (left := self._tenure.inheritance) is not None:
+            await self._in_writer(self._store.inherit, left)
+        _, waiting = await self._in_writer(self._store.adopt)
+        for order in waiting:
+            log.warning(
+                "event=order_of_unknown_machine order=%d machine=%s state=%s",
+                order.order_id, order.machine_id, order.state.value,
+            )  # fmt: skip
+
+    def _save_found(self) -> list[Order]:
+        """Store the machines that are known; the orders that another agent left of new ones are ours with them."""
+        self._store.save_machines(list(self.fleet), self.book)
+        return [] if self.stands_by else self._store.adopt()[0]
 
     async def _keep(self, name: str, value: str) -> None:
         """Remember a setting that a successor would have to know as well."""
@@ -320,7 +328,9 @@ class Agent:
 
     async def _record_scan(self, changes: Changes, result: ScanResult, addresses: int) -> None:
         # the machines first of all, because a round that is under way may already show the new ones
-        await self._in_writer(self._store.save_machines, list(self.fleet), self.book)
+        for order in await self._in_writer(self._save_found):
+            self.reconciler.adopt(order)
+            self._tenure.keep_order(order)
         await self._in_writer(self._store.retire, changes.retired, self._clock.now())
         scanned = Event(
             at=self._clock.now(),

@@ -434,13 +434,20 @@ class Store:
             )
         ]
 
-    def inherit(self, left: Inheritance) -> list[Order]:
-        """Take over what another agent of the site left; the orders of machines that are not known here, of which
-        nothing can be taken over."""
+    def inherit(self, left: Inheritance) -> None:
+        """Take over what another agent of the site left; its orders when they are adopted."""
         with self._db.atomic():
-            unknown = succession.inherit(self._db.conn, left)
+            succession.inherit(self._db.conn, left)
         self._first_order_id = int(self.setting(FIRST_ORDER_ID) or 1)
-        return unknown
+
+    def adopt(self) -> tuple[list[Order], list[Order]]:
+        """Take over the orders that another agent left of machines that are known here by now; those, and the ones that
+        wait for their machines to be found."""
+        with self._db.atomic():
+            adopted, waiting = succession.adopt(self._db.conn)
+            for order in adopted:
+                self._journal.order(order.order_id, order_row(order))
+        return adopted, waiting
 
     def drop_untold(self) -> None:
         """Keep of what waits for the fleet what no other agent of the site tells."""

@@ -321,7 +321,8 @@ def test_orders_that_were_left_stand_and_of_our_own_none_else(tmp_path):
         left = Inheritance(
             token=5, orders=[theirs, unknown, later], settings={"held": "yes"}, first_order_id=100
         )
-        assert store.inherit(left) == [unknown]
+        store.inherit(left)
+        assert store.adopt() == ([theirs, later], [unknown])
         found = {each.order_id: each.state for each in store.load_orders(NOW)}
         assert found == {
             theirs.order_id: OrderState.DISPATCHING,
@@ -330,11 +331,24 @@ def test_orders_that_were_left_stand_and_of_our_own_none_else(tmp_path):
         }
         assert (store.setting("held"), store.setting("tenure")) == ("yes", "5")
         assert store.create_order(ordered(1)).order_id == 100
-        assert store.inherit(Inheritance(token=6)) == []
+        store.inherit(Inheritance(token=6))
+        assert store.adopt() == ([], [unknown])
         assert len(store.load_orders(NOW)) == 4
+        save(store, machine(9, reading()))
+        assert store.adopt() == ([unknown], [])
+        assert store.adopt() == ([], [])
+        assert len(store.load_orders(NOW)) == 5
     with Store(tmp_path / "h.db") as store:
         store.save_setting("tenure", "6")
         assert store.create_order(ordered(2)) is None
+
+
+def test_what_waits_for_a_machine_is_forgotten_with_an_agent_in_between_that_brought_it_to_its_end(tmp_path):
+    with Store(tmp_path / "h.db") as store:
+        store.inherit(Inheritance(token=5, orders=[ordered(9)]))
+        store.inherit(Inheritance(token=9, orders=[]))
+        save(store, machine(9, reading()))
+        assert store.adopt() == ([], [])
 
 
 def test_a_lease_is_for_those_who_stand_by_for_one_another():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,7 @@ from agent.policy import Action, Reason
 from agent.rows import to_ms
 from agent.service import Agent
 from agent.store import Reader, Store
-from agent.tenure import Alone, NotOursError
+from agent.tenure import Alone, Inheritance, NotOursError
 from drivers.discovery import ScanResult
 from drivers.driver import NoAnswer, WrongMachine
 from drivers.reading import Address, Family, RunState
@@ -29,11 +30,14 @@ from tests.agent.builders import (
     NOW,
     FakeDriver,
     HandClock,
+    asleep,
     eventually,
     identity,
     mac,
     machine,
+    order,
     reading,
+    restore_point,
 )
 from tests.agent.processes import CLI, child_environment, python
 
@@ -407,6 +411,55 @@ async def test_an_agent_that_may_not_command_reads_on_and_does_nothing_and_acts_
         tenure.refuses = False
         await agent.poll_once()
         await eventually(lambda: agent.fakes[mac(1)].commands)
+
+
+class Inherited(Alone):
+    """A claim to machines that another agent has had."""
+
+    def __init__(self, *orders):
+        self.inheritance = Inheritance(token=7, orders=orders, first_order_id=100)
+        self.kept = []
+
+    def keep_order(self, order):
+        self.kept.append(order.order_id)
+
+
+async def test_an_order_of_another_agent_waits_for_its_machine_and_is_verified_when_it_is_found(
+    database, monkeypatch, lines
+):
+    asleep_on = order(order_id=41, machine_id=mac(2), state=OrderState.CONFIRMED, confirmed_at=NOW)
+    asleep_on = replace(asleep_on, settled_at=NOW, dispatched_at=NOW, restore=restore_point())
+    sent = order(order_id=42, machine_id=mac(3), state=OrderState.DISPATCHING, dispatched_at=NOW, attempts=1)
+    tenure = Inherited(asleep_on, replace(sent, restore=restore_point()))
+    clock = HandClock(NOW + timedelta(seconds=60))
+
+    async def all_three(*_, **__):
+        found = [(Address(host=f"10.0.0.{number}"), identity(number)) for number in (1, 2, 3)]
+        return ScanResult(found=found, failures=(), silent=0)
+
+    monkeypatch.setattr("agent.service.scan", all_three)
+    async with site(database, FakeDriver(reading()), clock=clock, tenure=tenure) as agent:
+        await agent.poll_once()
+        assert agent.reconciler.all() == []
+    tenure.inheritance = None  # it has been taken over, and the agent starts anew
+    async with SiteOfFakes(CONFIG, database, clock=Clock(now=clock), tenure=tenure) as agent:
+        assert len(lines("event=order_of_unknown_machine")) == 4
+        agent.fakes = {
+            mac(1): FakeDriver(reading()),
+            mac(2): FakeDriver(asleep(began_at=clock()), number=2),
+            mac(3): FakeDriver(asleep(began_at=clock()), number=3),
+        }
+        agent.curtailer.policy = CurtailmentPolicy(mode=Mode.OBSERVE, rule=Rule.DEAD_BAND)
+        await agent.scan()
+        await agent.poll_once()
+        states = {each.order_id: each.state for each in agent.reconciler.all()}
+        assert states == {41: OrderState.CONFIRMED, 42: OrderState.DISPATCHED}
+        await agent.poll_once()
+        assert {*agent.reconciler.standing()} == {mac(2), mac(3)}  # and so they are woken when it pays
+        assert [each.commands for each in agent.fakes.values()] == [[], [], []]
+        assert {41, 42} <= {*tenure.kept}
+    with Store(database) as store:
+        assert {each.order_id for each in store.load_orders(NOW)} == {41, 42}
 
 
 async def test_a_disk_that_fails_before_a_command_is_sent_keeps_it_from_being_sent(database, lines):

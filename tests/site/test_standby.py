@@ -207,11 +207,11 @@ async def relieved(owner, began):
     return ended.result() if ended in done else None
 
 
-async def told(agent, command):
+async def told(agent, command, **arguments):
     """An agent that has just begun takes a moment to listen."""
     while True:
         with contextlib.suppress(ControlError):
-            return await call(agent.socket, command)
+            return await call(agent.socket, command, **arguments)
         await asyncio.sleep(0.1)
 
 
@@ -238,6 +238,36 @@ async def test_an_agent_that_was_stopped_and_relieved_commands_nothing(site):
         assert len(writes(truth)) <= 3  # of one that may have been sent when its agent was stopped
         assert (truth.power_mode, truth.pools) == (before[truth.mac].power_mode, before[truth.mac].pools)
     assert sum(len(writes(truth)) for truth in truths) <= 2 * MACHINES + 2
+
+
+async def test_machines_that_a_successor_has_not_found_yet_are_its_own_to_wake_once_it_has(site):
+    control, first, second = site
+    addresses = sorted(truth.address for truth in await control.all_truth())
+    second.targets = addresses[:4]
+    for each in site[1:]:
+        each.batch = MACHINES
+    await first.start(DEAR)
+    await first.said("event=lease_taken")
+    await second.start(DEAR)
+    await second.said("event=scanned")
+    await has_settled(first, MACHINES)
+    first.tell(signal.SIGKILL)
+    await second.said("event=order_of_unknown_machine", times=MACHINES - 4)
+    second.targets = addresses
+    second.price(DEAR)
+    second.tell(signal.SIGHUP)
+    await has_settled(second, MACHINES)
+    assert set(map(tuple, (await commanded(control)).values())) == {("sleep",)}
+    machines = sorted(truth.mac for truth in await control.all_truth())
+    while True:
+        tried = await told(second, "restore", machines=machines, dry_run=True)
+        if sum(each["accepted"] for each in tried["machines"]) == MACHINES:
+            break
+        await asyncio.sleep(0.2)
+    await told(second, "restore", machines=machines)
+    await all_are(control, RunState.MINING)
+    await has_settled(second, 0)
+    assert set(map(tuple, (await commanded(control)).values())) == {("sleep", "wake")}
 
 
 async def test_parts_that_know_the_same_machines_command_each_once_and_one_that_was_stopped_has_what_it_had(
