@@ -94,7 +94,7 @@ deb-boot: deb  ## boot a clean Debian root and run the service in it; needs root
 lock:  ## write requirements/*.txt anew from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/pip install --quiet uv
-	@for set in run:build dev:build,dev,fleet,alerts,mqtt,openadr,parquet,charts maintain:maintain; do \
+	@for set in run:build dev:build,dev,fleet,postgres,alerts,mqtt,openadr,parquet,charts maintain:maintain; do \
 	  extras=$$(echo $${set#*:} | sed 's/\([a-z]*\),*/--extra \1 /g'); \
 	  $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command 'make lock' $$extras pyproject.toml -o requirements/$${set%%:*}.txt || exit 1; \

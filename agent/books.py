@@ -112,7 +112,9 @@ def roll_up(db: Database, rows: Sequence[BookedHour]) -> None:
 def curtailment_worth(db: Database, start_ms: int) -> tuple[float, float]:
     """Avoided loss and forgone profit of the hours that are booked from then on, USD."""
     row = db.conn.execute(
-        "select total(avoided_loss_usd), total(forgone_profit_usd) from ledger where hour_ms >= ?", [start_ms]
+        "select coalesce(sum(avoided_loss_usd), 0), coalesce(sum(forgone_profit_usd), 0) from ledger "
+        "where hour_ms >= ?",
+        [start_ms],
     ).fetchone()
     return float(row[0]), float(row[1])
 
@@ -206,6 +208,6 @@ _SELECT_SWITCHES = f"""
         and hour_ms = confirmed_ms - confirmed_ms % {MS_PER_HOUR}
         where orders.action in ('sleep', 'wake')
         and confirmed_ms >= ?1 - ?1 % {MS_PER_HOUR} and confirmed_ms < ?2 + {MS_PER_HOUR}
-    )
+    ) as switches
     where confirmed_ms >= ?1 and confirmed_ms < ?2 order by confirmed_ms
 """  # noqa: S608 - a number of ours

@@ -4,7 +4,8 @@
     |-- UsageError               exit 2: what was typed or configured
     |   |-- config.ConfigError       a configuration file, all its mistakes at once
     |   |-- store.StoreError         a database that is missing, foreign, newer or unreadable
-    |   |   `-- store.UnusableStoreError        one that is damaged or cannot be opened: the agent only observes
+    |   |   |-- store.UnusableStoreError        one that is damaged or cannot be opened: the agent only observes
+    |   |   `-- postgres.AwayError      a server that keeps a fleet and cannot be reached (agent.federation)
     |   |-- limits.LimitError            a host that allows too few sockets
     |   |-- fleet_database.FleetError   a directory of a fleet (agent.federation)
     |   |-- obligations.ScheduleError  a schedule of calls of the grid

@@ -144,7 +144,7 @@ SELECT_SWITCHES = """
         select orders.*, row_number() over (partition by model, action order by order_id desc) as place,
                lead(dispatched_ms) over (partition by machine_id order by order_id) as next_ms
         from orders join machines using (machine_id) where dispatched_ms is not null
-    )
+    ) as switches
     where action in ('sleep', 'wake') and confirmed_ms is not null and attempts = 1 and place <= :most
     and dispatched_ms > (select min(began_ms) from readings)
 """

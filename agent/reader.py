@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlite_utils import Database
-
 from agent import books, economics
 from agent.appraisal import Terms
 from agent.archive import MS_PER_DAY, TABLES, Archive, Row
@@ -29,10 +27,6 @@ from agent.database import (
     MODE,
     PRICES,
     StoreError,
-    closed_on_failure,
-    open_read_only,
-    refuse_foreign,
-    refuse_newer,
 )
 from agent.decisions import DecisionRecord, decision_of
 from agent.detail import MachineDetail, detail_of
@@ -45,7 +39,7 @@ from agent.history import (
     site_history,
 )
 from agent.market.quote import Market
-from agent.migrations import migrations
+from agent.opened import open_store
 from agent.order_rows import order_of
 from agent.orders import POLICY, Order
 from agent.queries import (
@@ -123,25 +117,8 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open_orders: dict[int, tuple[dict[str, Any], Order]] = {}
-        try:
-            if not path.is_file():
-                raise StoreError(
-                    f"{path}: no such database; start the agent with `hashcost run` or name another"
-                )
-            self._stamp = _stamp(
-                path
-            )  # before it is opened: one that is replaced in between is told by `outdated`
-            connection, self._immutable = open_read_only(path)
-            with closed_on_failure(connection):
-                self._db = Database(connection)
-                refuse_foreign(self._db, path)
-                refuse_newer(self._db, path)
-                if migrations.pending(self._db):
-                    raise StoreError(
-                        f"{path}: of an older version; start the agent once, it brings it up to date"
-                    )
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: cannot be read as a hashcost database ({error})") from error
+        self._file = open_store(path)
+        self._db = self._file.db
 
     def __enter__(self) -> Self:
         return self
@@ -154,8 +131,8 @@ class Reader:
             raise StoreError(f"{self.path}: cannot be read ({error})") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Close it."""
+        self._file.close()
 
     def held(self) -> bool:
         """A person holds the whole site as it is."""
@@ -174,27 +151,18 @@ class Reader:
     def outdated(self) -> bool:
         """Another file has taken this one's place, or it was opened as one that nobody writes and somebody did since:
         what follows would not be what is. To be opened anew."""
-        try:
-            now = _stamp(self.path)
-        except OSError:
-            return True
-        if not self._immutable:
-            return now[:2] != self._stamp[:2]
-        return now != self._stamp or self.path.with_name(f"{self.path.name}-wal").exists()
+        return self._file.outdated
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
         """Whatever is read inside is of one moment, however much the agent writes meanwhile."""
-        self._db.conn.execute("begin")
-        try:
+        with self._file.moment():
             yield
-        finally:
-            self._db.conn.rollback()
 
     def changes(self, since: Mark | None = None) -> Changes:
         """What changed since a mark, or everything: without a mark, or with one of another file. Another model, group
         or address of a machine counts as a change from the next round on."""
-        file = self._stamp[:2]
+        file = self._file.identity
         change = self._last_change()
         if since == Mark(file=file, change=change):
             return Changes(mark=since, whole=False, views=[], decisions=[], gone=frozenset())
@@ -574,12 +542,6 @@ def _before(archive: Archive, at_ms: int) -> int:
             return day_ms
         day_ms -= MS_PER_DAY
     return at_ms
-
-
-def _stamp(path: Path) -> tuple[int, int, int, int]:
-    """Which file it is, and, for one that nobody has open, whether it was written since."""
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _site_round(row: dict[str, Any]) -> SiteRound:

@@ -511,15 +511,22 @@ def upsert(table: str, columns: Sequence[str], key: str, *, given: int | None = 
     """SQL that writes a row, or brings the one with the same key up to date. Of the columns the first `given` are
     bound, the others become what they are in a new row."""
     bound = columns[:given]
-    keys = {name.strip() for name in key.split(",")}
-    kept = {"first_seen_ms"}
-    latest = {"last_seen_ms": "max(coalesce(last_seen_ms, 0), excluded.last_seen_ms)"}
-    updates = ", ".join(
-        f"{name} = {latest.get(name, f'excluded.{name}')}" for name in columns if name not in keys | kept
-    )
     return (
         f"insert into {table} ({', '.join(bound)}) values ({', '.join('?' * len(bound))}) "  # noqa: S608 - names of ours
-        f"on conflict ({key}) do update set {updates}"
+        f"on conflict ({key}) do update set {updates(table, columns, key)}"
+    )
+
+
+def updates(table: str, columns: Sequence[str], key: str) -> str:
+    """What becomes of the row that was there, in SQL."""
+    keys = {name.strip() for name in key.split(",")}
+    kept = {"first_seen_ms"}
+    later = f"excluded.last_seen_ms > coalesce({table}.last_seen_ms, 0)"
+    latest = {
+        "last_seen_ms": f"case when {later} then excluded.last_seen_ms else {table}.last_seen_ms end",
+    }
+    return ", ".join(
+        f"{name} = {latest.get(name, f'excluded.{name}')}" for name in columns if name not in keys | kept
     )
 
 

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from time import monotonic, process_time
 
+from agent.config.postgres import PostgresSection
 from agent.federation.collector import Collector, stream_of
 from agent.federation.connection import Servers
-from agent.federation.fleet_database import Arrived, FleetDatabase
+from agent.federation.fleet_database import Arrived, FleetDatabase, settle
 from agent.federation.messages import subject
 from agent.federation.outbox import Outbox
 from agent.federation.outlet import waiting
@@ -25,6 +26,7 @@ from agent.federation.uplink import Uplink
 from agent.reader import Reader
 from agent.simulated.nats import Cluster
 from agent.store import Store, StoreError
+from tests.agent import postgres
 from tests.agent.builders import at, machine, market, reading, save
 
 SITES, MACHINES, ROUNDS, DELAYS = 3, 2_000, 6, 15
@@ -52,21 +54,35 @@ def intake(directory: Path) -> None:
         silent_s.append(site_rounds(Store(directory / f"{name}-silent.db")))
         telling_s.append(site_rounds(opened(directory / f"{name}-told.db", name)))
         messages += arrived(directory / f"{name}-told.db", name)
-    fleet = FleetDatabase(directory / "fleet")
-    began_s = process_time()
-    for start in range(0, len(messages), 200):
-        fleet.take(messages[start : start + 200])
-    took_s = process_time() - began_s
-    fleet.close()
+    taken_in(directory / "fleet", messages, "files")
+    if postgres.programs() is None:
+        tell(postgres.ABSENT)
+    else:
+        with postgres.server(fsync="on") as server:
+            where = PostgresSection(url=server.database(), password_file=str(server.password_file))
+            settle(directory / "kept", where)
+            taken_in(directory / "kept", messages, "PostgreSQL on this host")
     told = SITES * MACHINES * ROUNDS
     size = sum(len(message.payload) for message in messages)
-    tell(
-        f"fleet service: {told / took_s:,.0f} machines/s and {len(messages) / took_s:,.0f} messages/s, of one core"
-    )
     tell(f"wire: {size / told:.0f} bytes for a machine that changed, {size / len(messages):,.0f} a message")
     more_s = (sum(telling_s) - sum(silent_s)) / (SITES * ROUNDS)
     tell(
         f"site: telling adds {1e3 * more_s:.0f} ms of CPU to a round in which all of {MACHINES} machines changed"
+    )
+
+
+def taken_in(directory: Path, messages: Sequence[Arrived], what: str) -> None:
+    """Have a fleet database take all of them, as the service does."""
+    fleet = FleetDatabase(directory)
+    began_s, began_cpu_s = monotonic(), process_time()
+    for start in range(0, len(messages), 200):
+        fleet.take(messages[start : start + 200])
+    took_s, took_cpu_s = monotonic() - began_s, process_time() - began_cpu_s
+    fleet.close()
+    told = SITES * MACHINES * ROUNDS
+    tell(
+        f"fleet service, {what}: {told / took_cpu_s:,.0f} machines/s and {len(messages) / took_cpu_s:,.0f} messages/s "
+        f"of one core; {told / took_s:,.0f} machines/s by the clock"
     )
 
 

@@ -25,8 +25,8 @@ ASK_S = 60
 SERVICE_S = "5"
 ALLOWED = {
     "Apache 2.0", "Apache License, Version 2.0", "Apache Software License", "Apache-2.0", "BSD", "BSD License",
-    "BSD-2-Clause", "BSD-3-Clause", "EPL-2.0", "ISC", "MIT", "MIT License", "MIT-0", "MIT-CMU", "MPL-2.0",
-    "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0", "Public Domain",
+    "BSD-2-Clause", "BSD-3-Clause", "EPL-2.0", "ISC", "LGPL-3.0-only", "MIT", "MIT License", "MIT-0", "MIT-CMU",
+    "MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0", "Public Domain",
     "Python Software Foundation License",
 }  # fmt: skip
 _NO_LICENCE = {"OSI Approved", "DFSG approved"}

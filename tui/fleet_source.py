@@ -35,6 +35,7 @@ class FleetSource:
         self._directory = directory
         self._clock = clock
         self._sources: dict[str, CopySource] = {}
+        self._stream = State()
 
     def close(self) -> None:
         """Close every copy."""
@@ -43,9 +44,14 @@ class FleetSource:
 
     async def state(self) -> FleetState:
         """Every site now; one that cannot be read says why."""
-        databases = await asyncio.to_thread(lambda: list(site_databases(self._directory)))
-        stream = await asyncio.to_thread(read_state, self._directory)
-        return FleetState(sites=[await self._site(*each) for each in databases], stream=stream)
+        try:
+            databases = await asyncio.to_thread(lambda: list(site_databases(self._directory)))
+            self._stream = await asyncio.to_thread(read_state, self._directory)
+        except StoreError as error:
+            known = self._sources or [str(self._directory)]
+            sites = [SiteView(site=name, stored=None, problem=str(error)) for name in known]
+            return FleetState(sites=sites, stream=self._stream)
+        return FleetState(sites=[await self._site(*each) for each in databases], stream=self._stream)
 
     async def _site(self, name: str, database: Path) -> SiteView:
         source = self._sources.setdefault(name, CopySource(database, clock=self._clock))

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from agent.config.postgres import PostgresSection
 from agent.config.section import Section
 from agent.federation.signing import public_key
 
@@ -69,6 +70,7 @@ class FleetSection(Section):
     stream_days: float = Field(
         default=30.0, ge=2, le=3660, description="Of fleet run: days that a stream that it makes keeps."
     )
+    postgres: PostgresSection = Field(default=PostgresSection())
 
     @model_validator(mode="after")
     def _usable(self) -> Self:

@@ -19,6 +19,7 @@ from nats.js.api import (
 )
 from nats.js.errors import NotFoundError
 
+from agent.database import StoreError
 from agent.federation.connection import Contact, Servers
 from agent.federation.fleet_database import Arrived, FleetDatabase
 from agent.federation.messages import Place
@@ -54,12 +55,18 @@ class Collector:
 
     def __init__(self, servers: Servers, stream: StreamConfig, fleet: FleetDatabase) -> None:
         self._contact = Contact(servers, "stream")
+        self._kept = Contact(servers, "fleet_database")
         self._stream = stream
         self._fleet = fleet
 
     async def run(self) -> None:
-        """Read until cancelled; servers that cannot be reached are told once."""
-        await self._contact.keep(self._read_while_connected)
+        """Read until cancelled; servers and a database that cannot be reached are told once."""
+        while True:
+            try:
+                await self._contact.keep(self._read_while_connected)
+            except StoreError as error:
+                self._kept.failed(error)
+                await self._kept.wait()
 
     async def _read_while_connected(self, client: Client) -> None:
         while not client.is_closed:
@@ -72,7 +79,7 @@ class Collector:
             info = await stream.stream_info(str(self._stream.name))
         except NotFoundError:
             info = await stream.add_stream(self._stream)
-        start = self._fleet.begin(f"{info.config.name} of {info.created}")
+        start = await asyncio.to_thread(self._fleet.begin, f"{info.config.name} of {info.created}")
         durable = f"fleet-{self._fleet.state.fleet_id}"
         with contextlib.suppress(NotFoundError):
             await stream.delete_consumer(str(info.config.name), durable)
@@ -109,6 +116,7 @@ class Collector:
             delivered += len(in_order)
             taken = [message for _, message in in_order]
             await asyncio.to_thread(self._fleet.take, [_arrived(message) for message in taken])
+            self._kept.reached()
             await _acknowledge(taken)
             self._contact.reached()
             if len(taken) < len(messages):

@@ -1,4 +1,4 @@
-"""The fleet's database: a directory with one database per site, and how far the stream has been read.
+"""The fleet's database, a file per site or all in PostgreSQL, and how far the stream has been read.
 
 FleetError               the directory cannot be used; the message says why
 """
@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
+from agent.config.postgres import PostgresSection
 from agent.errors import UsageError
 from agent.export import write_atomically
 from agent.federation.messages import TOKEN, Message, MessageError, Place, decode
-from agent.federation.replica import Replica
+from agent.federation.replica import Copy, Replica
 from agent.federation.sequence import InOrder
+from agent.opened import MARKER
 from drivers.driver import utc_now
 
 log = logging.getLogger("hashcost")
@@ -58,34 +61,78 @@ class State:
     """By site."""
 
 
+class Copies(Protocol):
+    """Where copies of sites are kept. Raises `sqlite3.Error` and `StoreError`."""
+
+    def open_site(self, name: str, now: Callable[[], datetime]) -> Copy:
+        """The writer of one site."""
+
+    def read_state(self) -> str:
+        """What is remembered beside the sites, as JSON."""
+
+    def write_state(self, text: str) -> None:
+        """Remember it."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Files:
+    """A file for each site."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open_site(self, name: str, now: Callable[[], datetime]) -> Copy:
+        """The writer of one site."""
+        return Replica(self._directory / f"{name}.db", name, now)
+
+    def read_state(self) -> str:
+        """What is remembered beside the sites."""
+        try:
+            return (self._directory / STATE_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return "{}"
+
+    def write_state(self, text: str) -> None:
+        """Remember it."""
+        write_atomically(self._directory / STATE_FILE, text)
+
+    def close(self) -> None:
+        """Each site closes its own."""
+
+
 @dataclass(slots=True)
 class _Site:
-    replica: Replica
+    copy: Copy
     order: InOrder[tuple[int, Message]]
 
 
 class FleetDatabase:
-    """The writer. Not for use from two threads at once."""
+    """The writer, to where the directory says (`settle`). Not for use from two threads at once."""
 
     def __init__(self, directory: Path, now: Callable[[], datetime] = utc_now) -> None:
-        self._directory = directory
         self._now = now
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FleetError(f"{directory}: cannot be made a directory ({error.strerror})") from error
-        self.state = read_state(directory)
+        self._copies: Copies = _copies(directory)
+        self.state = _state_of(self._copies.read_state)
         self._sites: dict[str, _Site] = {}
         self._told: Counter[str] = Counter()
         self._written = ""
 
     def close(self) -> None:
         """Close every site's database."""
+        self._close_sites()
+        self._copies.close()
+
+    def _close_sites(self) -> None:
         for site in self._sites.values():
-            site.replica.close()
+            site.copy.close()
+        self._sites.clear()
 
     def begin(self, stream: str) -> int:
-        """The number in the stream to begin at; another stream than the last one is read from its beginning."""
+        """The number in the stream to begin at, as the database has it, which may have been put back; another stream
+        than the last one is read from its beginning."""
+        self.state, self._written = _state_of(self._copies.read_state), ""
         if self.state.stream != stream:
             self.state.stream, self.state.position = stream, 0
         return self.state.position + 1
@@ -105,9 +152,13 @@ class FleetDatabase:
             )
         for name, site in self._sites.items():
             ready.setdefault(name, []).extend(site.order.overdue(monotonic()))
-        for name, found in ready.items():
-            self._write(name, [message for _, message in found])
-        self._remember(messages)
+        try:
+            for name, found in ready.items():
+                self._write(name, [message for _, message in found])
+            self._remember(messages)
+        except BaseException:
+            self._close_sites()  # what they had in order is to come again
+            raise
 
     def _opened(self, each: Arrived) -> tuple[_Site, Place, Message]:
         name = each.subject.split(".")[2] if each.subject.count(".") == 3 else ""
@@ -122,21 +173,16 @@ class FleetDatabase:
         if name not in self._sites:
             if len(self._sites) >= MOST_SITES:
                 raise MessageError(f"more than {MOST_SITES} sites")
-            replica = Replica(self._directory / f"{name}.db", name, self._now)
-            order = InOrder[tuple[int, Message]](replica.places, patience_s=PATIENCE_S, most=MOST_EARLY)
-            self._sites[name] = _Site(replica, order)
+            copy = self._copies.open_site(name, self._now)
+            order = InOrder[tuple[int, Message]](copy.places, patience_s=PATIENCE_S, most=MOST_EARLY)
+            self._sites[name] = _Site(copy, order)
         return self._sites[name]
 
     def _write(self, name: str, messages: Sequence[Message]) -> None:
         if not messages:
             return
         site = self._sites[name]
-        try:
-            refused = site.replica.take(messages, site.order.last)
-        except BaseException:
-            del self._sites[name]  # what it had in order is to come again
-            site.replica.close()
-            raise
+        refused = site.copy.take(messages, site.order.last)
         self.state.taken += len(messages) - len(refused)
         for message, why in refused:
             self._refuse(f"hashcost.-.{message.site}.{message.kind}", why)
@@ -160,17 +206,59 @@ class FleetDatabase:
         self.state.doubles = sum(site.order.doubles for site in self._sites.values())
         self.state.holes = sum(site.order.holes for site in self._sites.values())
         if (text := json.dumps(asdict(self.state))) != self._written:
-            write_atomically(self._directory / STATE_FILE, text)
+            self._copies.write_state(text)
             self._written = text
+
+
+def settle(directory: Path, postgres: PostgresSection) -> None:
+    """Have the fleet of a directory kept where the configuration says, and its readers find it there. Raises
+    `FleetError` if it is kept elsewhere already."""
+    marker = directory / MARKER
+    _make(directory)
+    try:
+        if postgres.url is None:
+            if marker.exists():
+                raise FleetError(
+                    f"{directory}: is kept in PostgreSQL; give fleet.postgres.url, or another directory"
+                )
+            return
+        if (directory / STATE_FILE).exists():
+            raise FleetError(f"{directory}: is kept in files; name another directory for fleet.postgres.url")
+        write_atomically(marker, postgres.model_dump_json(exclude_none=True) + "\n")
+    except OSError as error:
+        raise FleetError(
+            f"{directory}: cannot be made the directory of a fleet ({error.strerror})"
+        ) from error
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FleetError(f"{directory}: cannot be made a directory ({error.strerror})") from error
+
+
+def _copies(directory: Path) -> Copies:
+    if not (directory / MARKER).is_file():
+        _make(directory)
+        return Files(directory)
+    from agent.federation.postgres_copy import PostgresCopies  # noqa: PLC0415 - of an extra
+
+    return PostgresCopies(directory / MARKER)
 
 
 def read_state(directory: Path) -> State:
     """What the fleet remembers; anew if there is nothing, or nothing that can be read."""
+    if not (directory / MARKER).is_file():
+        return _state_of(Files(directory).read_state)
+    from agent.federation.postgres import state_in  # noqa: PLC0415 - of an extra
+
+    return _state_of(lambda: state_in(directory / MARKER))
+
+
+def _state_of(read: Callable[[], str]) -> State:
     try:
-        values = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        return State(**values)
-    except FileNotFoundError:
-        return State()
+        return State(**json.loads(read()))
     except (OSError, ValueError, TypeError) as error:
         log.warning("event=fleet_state_lost detail=%r", str(error))
         return State()
@@ -179,13 +267,18 @@ def read_state(directory: Path) -> State:
 def is_fleet(path: Path) -> bool:
     """Whether this is the directory of a fleet."""
     try:
-        return (path / STATE_FILE).is_file()
+        return (path / STATE_FILE).is_file() or (path / MARKER).is_file()
     except OSError:  # not for us to see: opening it will say so
         return False
 
 
 def site_databases(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Name and database of every site of a fleet, by name."""
+    """Name and database of every site of a fleet, by name. Raises `StoreError` of PostgreSQL."""
+    if (directory / MARKER).is_file():
+        from agent.federation.postgres import sites_in  # noqa: PLC0415 - of an extra
+
+        yield from ((site, directory / f"{site}.db") for site in sites_in(directory / MARKER))
+        return
     for path in sorted(directory.glob("*.db")):
         if TOKEN.fullmatch(path.stem):
             yield path.stem, path

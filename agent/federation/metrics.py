@@ -1,10 +1,12 @@
 """Metrics of a fleet: each site with the sums that the site's own agent tells, and what became of messages."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from agent.database import StoreError
 from agent.exposition import Exposition
 from agent.federation.fleet_database import State, read_state
 from agent.federation.overview import SiteView, site_views
@@ -12,6 +14,8 @@ from agent.publisher import MetricsFile
 from agent.view import totals
 from drivers.driver import utc_now
 from drivers.reading import RunState
+
+log = logging.getLogger("hashcost")
 
 RENDER_EVERY_S = 5.0
 
@@ -65,18 +69,28 @@ class FleetMetrics:
         self, directory: Path, file: MetricsFile | None, now: Callable[[], datetime] = utc_now
     ) -> None:
         self.text = ""
+        self._problem = ""
         self._directory = directory
         self._file = file
         self._now = now
 
     async def run(self) -> None:
-        """Keep it up until cancelled."""
+        """Keep it up until cancelled. While the fleet cannot be read nothing is told of it."""
         while True:
-            self.text = await asyncio.to_thread(self._render)
+            try:
+                await asyncio.to_thread(self._render)
+                self._problem = ""
+            except StoreError as error:
+                if not self._problem:
+                    log.warning("event=metrics_unknown detail=%r", str(error))
+                self.text, self._problem = "", str(error)
+                await asyncio.to_thread(self._publish)
             await asyncio.sleep(RENDER_EVERY_S)
 
-    def _render(self) -> str:
-        text = fleet_metrics_text(site_views(self._directory, self._now()), read_state(self._directory))
+    def _render(self) -> None:
+        self.text = fleet_metrics_text(site_views(self._directory, self._now()), read_state(self._directory))
+        self._publish()
+
+    def _publish(self) -> None:
         if self._file is not None:
-            self._file.write(text)
-        return text
+            self._file.write(self.text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent import notify
 from agent.config import Config, MetricsSection
 from agent.federation.collector import Collector, stream_of
-from agent.federation.fleet_database import FleetDatabase
+from agent.federation.fleet_database import FleetDatabase, settle
 from agent.federation.metrics import FleetMetrics
 from agent.publisher import MetricsFile, MetricsPage
 from agent.supervision import supervise
@@ -26,6 +26,7 @@ def run_fleet(config: Config, directory: Path) -> None:
         megabytes=fleet.stream_mb,
         days=fleet.stream_days,
     )
+    settle(directory, fleet.postgres)
     database = FleetDatabase(directory)
     try:
         asyncio.run(

@@ -1,8 +1,13 @@
 """What several tests of the agent need."""
 
+import importlib
 import logging
 
 import pytest
+
+from agent.config.postgres import PostgresSection
+from agent.federation.fleet_database import settle
+from tests.agent import postgres
 
 
 @pytest.fixture
@@ -21,3 +26,26 @@ def impatient(monkeypatch):
     monkeypatch.setattr("agent.federation.uplink.ACKNOWLEDGED_WITHIN_S", 2.0)
     monkeypatch.setattr("agent.federation.collector.ANSWER_WITHIN_S", 3.0)
     monkeypatch.setattr("agent.federation.collector.ASK_AFTER", 5)
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A PostgreSQL server; where there is none the tests that need one are skipped."""
+    pytest.importorskip("psycopg", reason="no psycopg: pip install 'hashcost[postgres]'")
+    if postgres.programs() is None:
+        pytest.skip(postgres.ABSENT)
+    with postgres.server() as server:
+        yield server
+
+
+@pytest.fixture
+def in_postgres(postgres_server):
+    """Has the fleet of a directory kept in a new database."""
+
+    def kept(directory):
+        password_file = str(postgres_server.password_file)
+        settle(directory, PostgresSection(url=postgres_server.database(), password_file=password_file))
+        return directory
+
+    yield kept
+    importlib.import_module("agent.federation.postgres").close_links()

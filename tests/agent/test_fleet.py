@@ -1,13 +1,14 @@
 """A fleet's copies of sites: the same as the sites, whatever order, number and company their messages come in."""
 
+import importlib
 import json
 import random
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,12 @@ from agent.federation.outbox import Outbox
 from agent.federation.outlet import waiting
 from agent.federation.overview import draw_fleet, fleet_as_data, notes, site_views
 from agent.federation.sequence import InOrder
+from agent.opened import MARKER
 from agent.orders import OrderState
 from agent.policy import Reason
 from agent.reader import Reader
 from agent.rows import Event, to_ms
-from agent.store import Store
+from agent.store import Store, StoreError
 from drivers.reading import RunState
 from tests.agent.builders import NOW, asleep, at, failure, mac, machine, market, order, reading, save
 from tests.agent.processes import hashcost
@@ -77,9 +79,12 @@ def site(tmp_path):
     made.stop()
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "fleet"
+@pytest.fixture(params=["files", "postgres"])
+def directory(request, tmp_path):
+    """A fleet that is kept in files, or in PostgreSQL."""
+    if request.param == "files":
+        return tmp_path / "fleet"
+    return request.getfixturevalue("in_postgres")(tmp_path / "fleet")
 
 
 def delivered(directory, *batches, heard_at=NOW):
@@ -401,7 +406,7 @@ def test_the_overview_counts_no_silent_site_and_says_so(tmp_path, directory):
         now = NOW - timedelta(hours=number)
         save(each.store, *at(now, [machine(1, reading()), machine(2, reading())]), market=market(at=now))
     state = delivered(directory, *[each.flush() for each in sites])
-    (directory / "boise.db").write_bytes(b"no database")
+    unreadable(directory, "boise")
     views = site_views(directory, NOW + timedelta(seconds=20))
     data = fleet_as_data(views, state, NOW)
     assert {each["site"]: each["health"] for each in data["sites"]} == {
@@ -438,6 +443,16 @@ def test_status_export_and_explain_work_on_a_fleet_from_the_command_line(site, d
     assert exported.stdout.startswith("site,machine_id,")
 
 
+def unreadable(directory, name):
+    """A site of which there is nothing that could be shown."""
+    if not (directory / MARKER).exists():
+        (directory / f"{name}.db").write_bytes(b"no database")
+        return
+    copies = importlib.import_module("agent.federation.postgres_copy").PostgresCopies(directory / MARKER)
+    copies.open_site(name, lambda: NOW)
+    copies.close()
+
+
 def several(tmp_path, directory, **sites):
     """Sites that told of their machines just now, at these power prices."""
     for number, (name, price) in enumerate(sites.items()):
@@ -451,7 +466,7 @@ def several(tmp_path, directory, **sites):
 
 def test_whatif_of_a_fleet_is_the_sum_of_its_sites_each_at_its_own_prices(tmp_path, directory):
     several(tmp_path, directory, denver=0.05, tulsa=0.09)
-    (directory / "boise.db").write_bytes(b"no database")
+    unreadable(directory, "boise")
     silent = Site(tmp_path / "sites", "akron")
     save(silent.store, machine(9, reading()))
     delivered(directory, silent.flush())
@@ -520,22 +535,44 @@ def test_two_sites_that_know_the_same_machine_are_told_of(tmp_path, directory):
     assert told == ["denver and tulsa both have 1 machines"]
 
 
-def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_is_lost(site, directory):
-    busy_day(site)
-    arrived = site.flush()
-    fleet = FleetDatabase(directory)
-    fleet.take(arrived[:3])
-    with closing(sqlite3.connect(directory / "denver.db")) as connection:
+@contextmanager
+def full(directory, name):
+    """No room for what a site tells."""
+    if not (directory / MARKER).exists():
+        sql = "create trigger full before insert on settings begin select raise(fail, 'disk'); end"
+        with closing(sqlite3.connect(directory / f"{name}.db")) as connection:
+            connection.executescript(sql)
+            yield
+            connection.executescript("drop trigger full")
+        return
+    postgres = importlib.import_module("agent.federation.postgres")
+    with postgres.connect(postgres.read_marker(directory / MARKER)) as connection:
         connection.execute(
-            "create trigger full before insert on settings begin select raise(fail, 'disk'); end"
+            "create function no_room() returns trigger language plpgsql as "
+            "$$ begin raise exception 'no room' using errcode = 'disk_full'; end $$"
         )
-        connection.commit()
-    with pytest.raises(sqlite3.Error):
-        fleet.take(arrived[3:])
-    assert read_state(directory).position == 3
-    with closing(sqlite3.connect(directory / "denver.db")) as connection:
-        connection.execute("drop trigger full")
-        connection.commit()
-    fleet.take(arrived[3:])
+        connection.execute(
+            f"create trigger no_room before insert on hashcost.settings for each row when (new.site = '{name}') "
+            "execute function no_room()"
+        )
+        yield
+        connection.execute("drop trigger no_room on hashcost.settings; drop function no_room")
+
+
+def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_of_any_site_is_lost(tmp_path, directory):
+    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+    for number, each in enumerate(sites):
+        busy_day(each, seed=number)
+    pairs = zip_longest(*(each.flush() for each in sites))
+    mixed = [each for pair in pairs for each in pair if each is not None]
+    arrived = [replace(each, stream_sequence=number) for number, each in enumerate(mixed, 1)]
+    fleet = FleetDatabase(directory)
+    fleet.take(arrived[:6])
+    with full(directory, "denver"), pytest.raises((sqlite3.Error, StoreError), match=r"disk|no room"):
+        fleet.take(arrived[6:])
+    assert read_state(directory).position == 6
+    fleet.take(arrived[6:])
     fleet.close()
-    assert everything(directory / "denver.db") == everything(site.path)
+    for each in sites:
+        assert everything(directory / f"{each.name}.db") == everything(each.path)
+        each.stop()
