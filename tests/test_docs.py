@@ -37,11 +37,21 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
     return found
 
 
+def keys_of(section: str, model: type[BaseModel]) -> list[str]:
+    keys = []
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += keys_of(f"{section}.{key}", field.annotation)
+        else:
+            keys.append(f"{section}.{key}")
+    return keys
+
+
 def config_keys() -> list[str]:
     keys = [f"credentials.FAMILY.{key}" for key in CredentialSection.model_fields]
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += [f"{section}.{key}" for key in field.annotation.model_fields]
+            keys += keys_of(section, field.annotation)
     nested = {
         "alerts.targets.NAME": TargetSection,
         "market.sources.NAME": SourceSection, "power.periods": PeriodSection, "overrides.NAME": OverrideSection,
