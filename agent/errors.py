@@ -21,6 +21,7 @@
     |   |-- commands.CommandError     a command whose arguments make no sense, or that its sender may not give
     |   `-- control.BadCommandError   the same, told by the running agent
     |-- StorageError             exit 1: the database cannot be written; nothing is done that is not recorded
+    |   `-- ContradictionError        one step of one order, which cannot be recorded; the others are
     |-- tenure.NotOursError    a command was not sent: the machines may be another agent's; the reconciler's own
     |-- control.ControlError     exit 1: the running agent cannot be reached, or could not do it
     |-- telling.UnreachableError   exit 1: no server of a fleet could be reached (agent.federation)
@@ -47,3 +48,7 @@ class UsageError(AgentError):
 
 class StorageError(AgentError):
     """The database could not be written: a full, failing or read-only disk. What was to follow is not done."""
+
+
+class ContradictionError(StorageError):
+    """One step of one order contradicts what is stored: a fault of ours. It is not done; the others are."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+from agent.errors import ContradictionError
 from agent.orders import Order
 from agent.store import Store
 
@@ -19,7 +20,8 @@ class OrderWriter:
     """An `OrderStore` on the store, in the thread of `executor`: what comes while a transaction is being written goes
     into the next one together. Each call returns when its own step is stored, and was told `kept`; one that is
     cancelled while that is being written does so too, and is cancelled at whatever it waits for next: nobody's memory
-    is behind the store. Where the disk does not play along it raises what `unwritten` makes of that."""
+    is behind the store. Where the disk does not play along it raises what `unwritten` makes of that, and
+    `ContradictionError` for a step that the store cannot hold, alone of those beside it."""
 
     def __init__(
         self,
@@ -105,7 +107,9 @@ class OrderWriter:
             error = self._unwritten(error)
         results = [error] * len(batch) if error is not None else done.result()
         for (_, _, stored), result in zip(batch, results, strict=True):
-            if isinstance(result, BaseException):
+            if isinstance(result, sqlite3.IntegrityError):
+                stored.set_exception(ContradictionError(f"it contradicts what is stored ({result})"))
+            elif isinstance(result, BaseException):
                 stored.set_exception(result)
             else:
                 stored.set_result(result)

@@ -6,15 +6,15 @@ in the store, and only a reading that began after that moment counts for it.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Protocol, Self
 from weakref import WeakValueDictionary
 
-from agent.errors import StorageError
+from agent.errors import ContradictionError, StorageError
 from agent.orders import (
     Order,
     OrderAction,
@@ -264,7 +264,7 @@ class Reconciler:
         for order in self.standing().values():
             sighting = site.get(order.machine_id)
             if sighting is not None and has_drifted(order, sighting.reading):
-                with suppress(_Overtaken):
+                with _by_itself(order):
                     await self._put_back(order)
         due = []
         for order_id in [order.order_id for order in self.open_orders().values()]:
@@ -273,7 +273,7 @@ class Reconciler:
             sighting = site.get(order.machine_id)
             if sighting is None or order_id in self._sending:
                 continue
-            with suppress(_Overtaken):
+            with _by_itself(order):
                 if await self._settle(order, sighting):
                     due.append(order)
         for order in [] if self.held else self._within_ramp(due):
@@ -542,6 +542,17 @@ class Reconciler:
             if over and order.settled_at is not None and order.settled_at < limit:
                 del self._orders[order.order_id]
                 del self._of[order.machine_id][order.order_id]
+
+
+@contextmanager
+def _by_itself(order: Order) -> Iterator[None]:
+    """A step of one order that harms none of the others if it is not to be done any more, or cannot be stored."""
+    try:
+        yield
+    except _Overtaken:
+        pass
+    except ContradictionError as error:
+        log.error("event=order_step_refused order=%d detail=%r", order.order_id, str(error))  # noqa: TRY400 - it is known where
 
 
 def _command(order: Order, driver: Driver, point: RestorePoint) -> Awaitable[Receipt]:

@@ -339,7 +339,8 @@ class Store:
 
     def take_steps(self, steps: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
         """Several steps of orders in one transaction, each whole or not at all; a step is one of the methods below and
-        what it takes. What each gives, or the `StoreError` of one that was overtaken. Synced if anything is sent."""
+        what it takes. What each gives, or the `StoreError` of one that was overtaken, the `IntegrityError` of one that
+        contradicts what is stored. Synced if anything is sent."""
         dispatches = any(
             isinstance(each, Order) and each.state is OrderState.DISPATCHING
             for _, arguments in steps
@@ -351,7 +352,7 @@ class Store:
     def _take_step(self, name: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return getattr(self, name)(*arguments)
-        except StoreError as error:
+        except (StoreError, sqlite3.IntegrityError) as error:
             return error
 
     def create_order(self, order: Order) -> Order | None:

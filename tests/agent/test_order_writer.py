@@ -10,14 +10,24 @@ from dataclasses import replace
 import pytest
 
 from agent.appraisal import Terms
-from agent.errors import StorageError
+from agent.errors import ContradictionError, StorageError
 from agent.order_writer import OrderWriter
 from agent.orders import Order, OrderState, Patience
 from agent.reconciler import Ramp, Reconciler, Sighting
 from agent.store import Store, StoreError
 from agent.tenure import NotOursError
 from drivers.reading import MachineId
-from tests.agent.builders import NOW, FakeDriver, HandClock, eventually, mac, machine, order, reading
+from tests.agent.builders import (
+    NOW,
+    FakeDriver,
+    HandClock,
+    asleep,
+    eventually,
+    mac,
+    machine,
+    order,
+    reading,
+)
 
 MACHINES = 20
 
@@ -113,6 +123,55 @@ async def test_a_step_that_was_overtaken_harms_none_beside_it(thread):
     assert third.machine_id == mac(1)
     states = {each.order_id: each.state for each in thread.store.load_orders(NOW)}
     assert [states[each.order_id] for each in orders[:3]] == [OrderState.EXPIRED, *[OrderState.APPROVED] * 2]
+
+
+async def test_a_step_that_contradicts_what_is_stored_harms_none_beside_it(thread):
+    orders = await created(thread)
+    confirmed = replace(orders[1], state=OrderState.CONFIRMED, confirmed_at=NOW, settled_at=NOW)
+    await thread.writer.advance(orders[1], confirmed)
+    twice = await thread.writer.create(order(machine_id=MachineId(mac(2))))
+    ended = [replace(each, state=OrderState.EXPIRED, settled_at=NOW) for each in orders]
+    first, second, third = await together(
+        thread,
+        thread.writer.advance(orders[0], ended[0]),
+        thread.writer.advance(orders[2], ended[2]),
+        thread.writer.advance(twice, replace(twice, state=OrderState.CONFIRMED, settled_at=NOW)),
+    )
+    assert (first, second) == (None, None)
+    assert isinstance(third, ContradictionError)
+    states = {each.order_id: each.state for each in thread.store.load_orders(NOW)}
+    assert [states[each.order_id] for each in (*orders[:3], twice)] == [
+        OrderState.EXPIRED,
+        OrderState.CONFIRMED,
+        OrderState.EXPIRED,
+        OrderState.APPROVED,
+    ]
+
+
+async def test_an_order_whose_step_cannot_be_stored_holds_up_no_other(thread, lines):
+    orders = (await created(thread))[:3]
+    confirmed = replace(orders[0], state=OrderState.CONFIRMED, confirmed_at=NOW, settled_at=NOW)
+    await thread.writer.advance(orders[0], confirmed)
+    twice = await thread.writer.create(order(machine_id=MachineId(mac(1))))
+    sent = [
+        replace(each, state=OrderState.DISPATCHED, dispatched_at=NOW, attempts=1)
+        for each in (twice, *orders[1:])
+    ]
+    for before, after in zip((twice, *orders[1:]), sent, strict=True):
+        await thread.writer.advance(before, after)
+    clock = HandClock()
+    clock.forward(seconds=30)
+    ramp = Ramp(machines=10, kw_per_min=1e9)
+    async with Reconciler(thread.writer, sent, clock=clock, patience=Patience(), ramp=ramp) as reconciler:
+        await reconciler.tick(
+            {
+                mac(n): Sighting(driver=FakeDriver(number=n), reading=asleep(began_at=clock()))
+                for n in (1, 2, 3)
+            }
+        )
+        assert {*reconciler.standing()} == {mac(2), mac(3)}
+        assert {*reconciler.open_orders()} == {mac(1)}
+    assert len(lines("event=order_step_refused")) == 1
 
 
 async def test_where_the_disk_fails_everybody_hears_of_it_and_nothing_is_written(thread):
