@@ -144,9 +144,12 @@ class Claims:
         await self._each(self._spared & self._ours.keys(), lambda each: self._give_back(bucket, each))
 
     async def _look(self, bucket: Bucket) -> dict[MachineId, int]:
-        """Find out whose everything is; the numbers of what is nobody's any more."""
+        """Find out whose everything is; the numbers of what is nobody's any more. The server that is asked may be
+        behind the others: what it shows of a claim that we have written later is past. That it shows another as ours,
+        or as nobody's, does no harm: a writing with that number is refused."""
         before = {*self._ours}
-        found = claims_in(await bucket.entries())
+        shown = claims_in(await bucket.entries())
+        found = {each: claim for each, claim in shown.items() if claim[1] >= self._ours.get(each, 0)}
         for machine_id, (part, number) in found.items():
             if part == self._part and machine_id not in before:
                 self._ours[machine_id] = number

@@ -49,7 +49,7 @@ def server(tmp_path):
 
 def part(server, name, **login):
     servers = Servers(addresses=server.urls, name=name, **login)
-    return Claims(servers, org="acme", whole="denver", part=name, replicas=1)
+    return Claims(servers, org="acme", whole="denver", part=name, replicas=len(server.nodes))
 
 
 @asynccontextmanager
@@ -66,7 +66,7 @@ async def running(*claims):
 @asynccontextmanager
 async def bucket_of(server):
     async with connected(Servers(addresses=server.urls, name="x")) as client:
-        yield await Bucket.open(client, org="acme", site="denver", replicas=1)
+        yield await Bucket.open(client, org="acme", site="denver", replicas=len(server.nodes))
 
 
 def against(claims):
@@ -199,6 +199,42 @@ async def test_without_servers_nothing_is_commanded(server):
         await eventually(lambda: against(north) == [Reason.UNCLAIMED] * 3, 30.0)
         server.start(0)
         await eventually(lambda: against(north) == [None] * 3, 60.0)
+
+
+@needs_server
+async def test_a_server_that_is_behind_the_others_gives_nobody_a_machine_nor_takes_one(tmp_path, monkeypatch):
+    """Three nodes; what one that is behind shows is what all of them showed before."""
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats") as server:
+        north, south = part(server, "north"), part(server, "south")
+        south.want(frozenset({mac(1)}), frozenset())
+        north.want(frozenset({mac(2)}), frozenset())
+        async with running(north, south):
+            await eventually(lambda: {mac(1)} == {*south._ours} and {mac(2)} == {*north._ours}, 60.0)
+            past = await north._bucket.entries()
+            assert len(past) == 2
+            south.want(frozenset(), frozenset({mac(1)}))
+            north.want(ALL, frozenset())
+            await eventually(lambda: against(north) == [None] * 3, 60.0)
+            looks = []
+
+            async def behind(bucket, **_):
+                looks.append(bucket)
+                return past
+
+            monkeypatch.setattr(Bucket, "entries", behind)
+            north.want(frozenset(map(mac, (1, 2, 3, 4))), frozenset())
+            await eventually(lambda: north.stands_against(mac(4)) is None, 60.0)
+            assert looks
+            assert against(north) == [None] * 3
+            assert await sends(north, 1)
+            south.want(frozenset({mac(1), mac(3)}), frozenset())
+            await eventually(lambda: south._bucket in looks, 60.0)
+            for number in (1, 3):  # it may take the first for its own
+                with pytest.raises(NotOursError):
+                    await sends(south, number)
+            assert await sends(north, 1)
+            assert await sends(north, 3)
 
 
 @needs_server
