@@ -58,10 +58,10 @@ class CommandTarget(Protocol):
     async def open_orders(self) -> Sequence[Mapping[str, Any]]:
         """Open orders as plain data, each with at least `order_id` and `state`."""
 
-    async def hold(self, by: str) -> None:
-        """Decide and send nothing more until `resume`."""
+    async def hold(self, by: str) -> bool:
+        """Decide and send nothing more until `resume`. Whether an agent that took over now would know of it."""
 
-    async def resume(self, by: str) -> None:
+    async def resume(self, by: str) -> bool:
         """Go on deciding."""
 
     async def approve(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
@@ -294,10 +294,11 @@ class Commands:
         _arguments(request, NoArguments)
         await self._record(request, "the whole site")
         if request.command == "hold":
-            await self._agent.hold(request.user)
+            known = await self._agent.hold(request.user)
         else:
-            await self._agent.resume(request.user)
-        return {"held": request.command == "hold"}
+            known = await self._agent.resume(request.user)
+        unknown = {} if known else {"known_to_standby": False}
+        return {"held": request.command == "hold", **unknown}
 
     async def _settle(self, request: Request) -> dict[str, Any]:
         arguments = _arguments(request, OrderArguments)
@@ -454,6 +455,8 @@ def in_words(command: str, answer: Mapping[str, Any]) -> str:
             lines = list(_orders_in_words(command, answer))
         case _:
             lines = list(_machines_in_words(command, answer))
+    if answer.get("known_to_standby") is False:
+        lines.append("here; the standby does not know of it yet, and would not heed it if it took over now")
     return "\n".join(printable(line) for line in lines)
 
 

@@ -43,6 +43,7 @@ class Operations:
         clock: Callable[[], datetime],
         record: Callable[[Event], Awaitable[None]],
         save: Callable[[str, bool], Awaitable[None]],
+        told: Callable[[str], Awaitable[bool]],
         health: Callable[[], Mapping[str, Any]] = dict,
         obligations: Obligations | None = None,
         save_calls: Callable[[Sequence[Call]], Awaitable[None]] | None = None,
@@ -56,6 +57,7 @@ class Operations:
         self._clock = clock
         self._record = record
         self._save = save
+        self._told = told
         self._health = health
         self.obligations = obligations or Obligations()
         self._save_calls = save_calls
@@ -147,17 +149,19 @@ class Operations:
             for order in self._reconciler.open_orders().values()
         ]
 
-    async def hold(self, by: str) -> None:
-        """Decide and send nothing more until `resume`; orders under way are only confirmed. Outlives a restart."""
-        await self._hold(True)
+    async def hold(self, by: str) -> bool:
+        """Decide and send nothing more until `resume`; orders under way are only confirmed. Outlives a restart; whether
+        an agent that took over now would know of it."""
+        return await self._hold(True)
 
-    async def resume(self, by: str) -> None:
+    async def resume(self, by: str) -> bool:
         """Go on deciding."""
-        await self._hold(False)
+        return await self._hold(False)
 
-    async def _hold(self, held: bool) -> None:
+    async def _hold(self, held: bool) -> bool:
         await self._save(HELD, held)
         self._curtailer.held = self._reconciler.held = held
+        return await self._told(HELD)
 
     async def approve(self, order_ids: Sequence[int], by: str) -> Sequence[Outcome]:
         """Let proposed orders be carried out, within the ramp and the site's limits; one outcome an order."""

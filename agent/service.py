@@ -205,6 +205,7 @@ class Agent:
             clock=self._clock.now,
             record=lambda event: self._in_writer(self._store.save_events, [event]),
             save=lambda name, on: self._keep(name, "yes" if on else "no"),
+            told=self._tenure.told,
             obligations=self.obligations,
             save_calls=self._save_calls,
             herald=self.herald,

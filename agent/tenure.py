@@ -60,6 +60,9 @@ class Tenure(Protocol):
     def keep_setting(self, name: str, value: str) -> None:
         """And this."""
 
+    async def told(self, name: str) -> bool:
+        """Whether whoever may take over knows a setting that was kept; waited for, a moment."""
+
     def as_data(self) -> dict[str, Any]:
         """How it stands, for people."""
 
@@ -85,6 +88,11 @@ class Alone:
 
     def keep_setting(self, name: str, value: str) -> None:
         """Nothing."""
+
+    async def told(self, name: str) -> bool:
+        """Nobody may take over."""
+        del name
+        return True
 
     def as_data(self) -> dict[str, Any]:
         """Nothing."""

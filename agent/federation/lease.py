@@ -156,6 +156,16 @@ class Lease:
         self._settings[setting_key(name)] = value
         self._later(setting_key(name))
 
+    async def told(self, name: str) -> bool:
+        """See `Tenure`."""
+        key = setting_key(name)
+        try:
+            async with asyncio.timeout(CONFIRMED_WITHIN_S), self._news:
+                await self._news.wait_for(lambda: key not in self._unwritten or self._token == 0)
+        except TimeoutError:
+            return False
+        return self._token != 0
+
     def _later(self, key: str) -> None:
         self._unwritten.add(key)
         self._poke.set()

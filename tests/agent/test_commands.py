@@ -52,6 +52,7 @@ class Agent:
 
     def __init__(self, *views, orders=(), protected=()):
         self.told = []
+        self.successor_knows = True
         self._views = views
         self._orders = orders
         self._protected = protected
@@ -75,9 +76,11 @@ class Agent:
 
     async def hold(self, by):
         self.told.append(("hold", by))
+        return self.successor_knows
 
     async def resume(self, by):
         self.told.append(("resume", by))
+        return self.successor_knows
 
     async def approve(self, order_ids, by):
         return self._settled("approve", order_ids, by)
@@ -141,6 +144,10 @@ async def test_the_site_is_held_and_let_go_by_a_user(command, held):
     agent = Agent()
     assert await give(agent, command) == {"held": held}
     assert agent.done == [(command, "alice")]
+    agent.successor_knows = False
+    answer = await give(agent, command)
+    assert answer == {"held": held, "known_to_standby": False}
+    assert "standby does not know" in in_words(command, answer)
 
 
 PROPOSALS = (

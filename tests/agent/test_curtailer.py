@@ -17,6 +17,7 @@ from agent.orders import POLICY, OrderAction, OrderState, Patience
 from agent.policy import Reason
 from agent.reconciler import GIVE_UP_FOR, REJECTED, Ramp, Reconciler, Sighting
 from agent.store import Reader, Store
+from agent.tenure import Alone
 from agent.terms import MachineTerms
 from drivers.driver import Refused
 from drivers.reading import PowerMode
@@ -63,6 +64,7 @@ class Rounds:
             clock=self.clock,
             record=_nothing,
             save=_nothing,
+            told=Alone().told,
         )
 
     async def round(self, price=DEAR, *, seconds=30, **seen):

@@ -249,6 +249,22 @@ async def test_it_is_given_back_with_all_that_the_next_one_has_to_know(server, m
     assert settings_in(found) == {"held": "yes"}
 
 
+async def test_it_is_said_whether_the_next_one_would_know_of_a_hold(server, monkeypatch):
+    monkeypatch.setattr(module, "CONFIRMED_WITHIN_S", 30.0)
+    first = claimant(server, "a")
+    async with running(first):
+        await owns(first)
+        first.keep_setting("held", "yes")
+        assert await first.told("held")
+        _, found = await left(server)
+        assert settings_in(found) == {"held": "yes"}
+        monkeypatch.setattr(module, "CONFIRMED_WITHIN_S", 0.5)
+        server.send(0, signal.SIGSTOP)
+        first.keep_setting("held", "no")
+        assert not await first.told("held")
+        server.send(0, signal.SIGCONT)
+
+
 class Behind:
     """The keys as a server shows them that has not heard of the last ones yet, and then does."""
 

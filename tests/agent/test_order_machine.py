@@ -28,6 +28,7 @@ from agent.orders import POLICY, Order, OrderAction, OrderState, Patience
 from agent.policy import Reason
 from agent.reconciler import REJECTED, REMEMBER, Ramp, Reconciler, Sighting
 from agent.store import Store
+from agent.tenure import Alone
 from agent.view import Picture, view_fleet
 from drivers.driver import (
     Capabilities,
@@ -387,7 +388,7 @@ class Life:
         self.curtailer.held = self.reconciler.held = world.store.setting(HELD) == "yes"
         self.operations = Operations(
             self.fleet, self.reconciler, self.curtailer, Terms(), clock=world.clock,
-            record=self._record, save=self._save,
+            record=self._record, save=self._save, told=Alone().told,
         )  # fmt: skip
         self.drew_w: dict[Any, float] = {}
         self.jobs: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
