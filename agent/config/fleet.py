@@ -70,7 +70,9 @@ class FleetSection(Section):
     stream_days: float = Field(
         default=30.0, ge=2, le=3660, description="Of fleet run: days that a stream that it makes keeps."
     )
-    postgres: PostgresSection = Field(default=PostgresSection())
+    postgres: PostgresSection = Field(
+        default=PostgresSection(), description="Of fleet run: PostgreSQL as the database of the fleet."
+    )
 
     @model_validator(mode="after")
     def _usable(self) -> Self:

@@ -22,6 +22,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import psycopg
+from pydantic import ValidationError
 from sqlite_utils import Database
 
 from agent.config.postgres import PostgresSection
@@ -63,11 +64,15 @@ class AwayError(StoreError):
 def read_marker(marker: Path) -> PostgresSection:
     """Where the fleet of this directory is. Raises `StoreError`."""
     try:
-        return PostgresSection(**json.loads(marker.read_text(encoding="utf-8")))
+        where = PostgresSection(**json.loads(marker.read_text(encoding="utf-8")))
+    except ValidationError as error:  # its own text would show what is in the file
+        what = "; ".join(each["msg"] for each in error.errors())
+        raise StoreError(f"{marker}: {what}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise StoreError(
-            f"{marker}: does not say where a fleet is ({' '.join(str(error).split())})"
-        ) from error
+        raise StoreError(f"{marker}: does not say where a fleet is ({error})") from error
+    if where.url is None:
+        raise StoreError(f"{marker}: does not say where a fleet is (no url)")
+    return where
 
 
 def place_of(where: PostgresSection) -> str:

@@ -101,6 +101,22 @@ def test_what_makes_no_sense_is_refused_and_no_password_is_shown(given, what):
     assert "secret" not in str(told)
 
 
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"url": "postgresql://fleet:secret@db/fleet"}', "no password in an address"),
+        ("{}", "no url"),
+        ("[1]", "does not say where"),
+        ("{", "does not say where"),
+    ],
+)
+def test_a_directory_that_says_nonsense_is_told_without_its_password(tmp_path, text, what):
+    (tmp_path / MARKER).write_text(text)
+    with pytest.raises(StoreError, match=what) as refused:
+        read_state(tmp_path)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_fleet_stays_where_it_is_kept(tmp_path):
     settle(tmp_path / "one", PostgresSection(url=AWAY))
     assert is_fleet(tmp_path / "one")
@@ -109,6 +125,16 @@ def test_a_fleet_stays_where_it_is_kept(tmp_path):
     delivered(tmp_path / "two", [])
     with pytest.raises(FleetError, match="is kept in files"):
         settle(tmp_path / "two", PostgresSection(url=AWAY))
+
+
+def test_a_password_in_the_configuration_is_refused_and_not_shown(tmp_path):
+    config = tmp_path / "fleet.toml"
+    config.write_text(CONFIG.format(url="postgresql://fleet:secret@db/fleet", password_file="/nowhere"))
+    ended = hashcost("fleet", "run", "--config", str(config), "--fleet", str(tmp_path / "fleet"))
+    assert ended.returncode == 2
+    assert "fleet.postgres: url: no password in an address" in ended.stderr
+    assert "secret" not in ended.stderr
+    assert not (tmp_path / "fleet").exists()
 
 
 @pytest.mark.parametrize(
