@@ -274,6 +274,7 @@ class Curtailer:
             efficiency_j_per_th=view.efficiency_j_per_th,
             usual_margin_usd_per_day=_usual_margin(machine, view, picture),
             price_stands_s=price_stands_s(picture, machine.machine_id),
+            price_late_s=price_late_s(picture, machine.machine_id),
             other_modes=self._other_modes(machine, view, picture),
             economics=picture.terms_of(machine.machine_id).economics,
             grid=picture.terms_of(machine.machine_id).grid,
@@ -409,7 +410,7 @@ def _usual_margin(machine: Machine, view: MachineView, picture: Picture) -> floa
 
 def price_stands_s(picture: Picture, machine_id: MachineId) -> float:
     """For how many seconds the power price of a machine is known to stand: for ever where somebody wrote it down, until
-    the end of its interval or period where that is known; not at all where it is doubtful."""
+    the end of its interval or period, or until the next is told, where that is known; not at all where it is doubtful."""
     quote = picture.market.power
     if picture.terms_of(machine_id).terms.price_usd_per_kwh is not None:
         return math.inf
@@ -417,7 +418,15 @@ def price_stands_s(picture: Picture, machine_id: MachineId) -> float:
         return 0.0
     if quote.valid_until is None:
         return math.inf if quote.fixed else 0.0
-    return (quote.valid_until - picture.market.at).total_seconds()
+    return ((quote.next_at or quote.valid_until) - picture.market.at).total_seconds()
+
+
+def price_late_s(picture: Picture, machine_id: MachineId) -> float:
+    """For how many seconds the power price of a machine had been in force when it was told; 0 where it is doubtful."""
+    quote = picture.market.power
+    if picture.terms_of(machine_id).terms.price_usd_per_kwh is not None:
+        return 0.0
+    return quote.late_s if quote is not None and quote.automatic else 0.0
 
 
 def snapshot(view: MachineView, picture: Picture) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Who is put to sleep and who is woken now, and why the others are not. Pure: values in, decisions out.
 
 Each machine's wish comes from its recommendation and the cumulative-dollar rule: it switches once what not switching
-has cost since then, and is expected to cost while the price stands, reaches half a cycle's cost: neither a dear
-interval nor a slow leak is missed, and a single odd reading moves nothing. Then the site's limits let through what they
+has cost since then, and is expected to cost while the price stands, reaches `WORTH_CYCLES` of a cycle's cost: neither
+a dear interval nor a slow leak is missed, and a single odd reading moves nothing. Then the site's limits let through what they
 can: least efficient sleeps first and wakes last.
 """
 
@@ -42,7 +42,7 @@ class Rule(StrEnum):
     """When a wish becomes a switch."""
 
     CUMULATIVE = "cumulative"
-    """Once the loss or forgone gain, with what is expected while the price stands, is half the cost of a cycle."""
+    """Once the loss or forgone gain, with what is expected while the price stands, is 0.7 of the cost of a cycle."""
     DEAD_BAND = "dead_band"
     """As soon as the margin is further from zero than a share of the energy cost."""
 
@@ -120,6 +120,9 @@ class ModePoint:
     decision_margin_usd_per_day: float
 
 
+WORTH_CYCLES = 0.7
+"""What not switching must cost, in cycles: half a one is what the switch costs; more of it leaves out those that the next
+price undoes."""
 AHEAD_AT_MOST_S = 3600.0
 """However long a price is known to stand, no more than that is expected of it: hashrates and hashprice move."""
 WAKE_AHEAD = 2.0
@@ -131,7 +134,8 @@ class Candidate:
     """One machine as the decision sees it. `power_w` and `efficiency_j_per_th` are of its running point.
 
     `usual_margin_usd_per_day` is its decision margin if it ran as it usually does, None while that is not known;
-    `price_stands_s` for how long its power price is known to stand, which may be for ever.
+    `price_stands_s` for how long its power price is known to stand, or until the next one is told, which may be never;
+    `price_late_s` how long it had been in force when it was told.
 
     `ours` means that it sleeps on a standing order, `shed` that this one was for the grid; `busy` that an order for it
     is open. Orders of the kinds in `gave_up` failed lately, those in `rejected` were refused by a person; `in_hands`
@@ -149,6 +153,7 @@ class Candidate:
     efficiency_j_per_th: float | None
     usual_margin_usd_per_day: float | None = None
     price_stands_s: float = 0.0
+    price_late_s: float = 0.0
     other_modes: Sequence[ModePoint] = ()
     economics: Economics = Economics.SITE
     grid: bool = True
@@ -402,14 +407,14 @@ def _terms_allow(candidate: Candidate, reason: Reason) -> bool:
 def _worth_it(action: OrderAction, candidate: Candidate, memory: Memory, policy: CurtailmentPolicy) -> bool:
     if policy.rule is Rule.CUMULATIVE:
         cost_usd = memory.regret_usd + _ahead_usd(action, candidate)
-        return cost_usd >= policy.switching_cost_of(candidate.model) / 2
+        return cost_usd >= policy.switching_cost_of(candidate.model) * WORTH_CYCLES
     margin, cost = candidate.decision_margin_usd_per_day, candidate.energy_cost_usd_per_day
     return margin is not None and cost is not None and abs(margin) > policy.dead_band * abs(cost)
 
 
 def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
-    """What not switching is expected to cost while the price stands: by the margin of now or by the usual one,
-    whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where the two disagree,
+    """What not switching is expected to cost while the price stands, and did before it was told: by the margin of now
+    or by the usual one, whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where the two disagree,
     or where the watts are not known well enough to tell: a person is not asked on a guess, and again on the next."""
     margin, usual = candidate.decision_margin_usd_per_day, candidate.usual_margin_usd_per_day
     if action is OrderAction.SET_MODE or candidate.recommendation.marginal:
@@ -419,7 +424,8 @@ def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
     ahead_s = max(0.0, min(candidate.price_stands_s, AHEAD_AT_MOST_S))
     if action is OrderAction.WAKE:
         ahead_s *= WAKE_AHEAD
-    return min(abs(margin), abs(usual)) * ahead_s / SECONDS_PER_DAY
+    late_s = min(candidate.price_late_s, AHEAD_AT_MOST_S)
+    return min(abs(margin), abs(usual)) * (late_s + ahead_s) / SECONDS_PER_DAY
 
 
 def _too_soon(

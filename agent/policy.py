@@ -44,7 +44,8 @@ class Reason(StrEnum):
     BETTER_MODE = "better_mode"
     """Another power mode, as this machine ran in it before, is worth more than this one and than sleep."""
     ACCUMULATING = "accumulating"
-    """Not yet worth a switch: what waiting has cost, and will while the price stands, is less than half a cycle."""
+    """Not yet worth a switch: what waiting has cost, and will while the price stands, is less than 0.7 of a
+    cycle."""
     MIN_ON_TIME = "min_on_time"
     MIN_OFF_TIME = "min_off_time"
     CYCLE_CAP = "cycle_cap"

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from agent.backtest.policies import ROUND_S, AgentPolicy, AlwaysOn, Naive, NeverOn
-from agent.backtest.replay import News, Past, Replayed, Result, Valuation, replay, together
+from agent.backtest.replay import Past, Replayed, Result, Valuation, replay, together
 from agent.backtest.series import History, HistoryError
 from agent.curtailment import CurtailmentPolicy
 from agent.lots import Lot
@@ -103,23 +103,20 @@ def compare(
     best = [value.worth(value.clairvoyant()) for value in values]
     end_s = past.power.ends[-1]
 
-    def results(
-        news: Sequence[News], makers: Mapping[str, Callable[[Lot], Replayed]]
-    ) -> dict[str, list[Result]]:
+    def results(minutes: float, makers: Mapping[str, Callable[[Lot], Replayed]]) -> dict[str, list[Result]]:
+        delay_s = minutes * SECONDS_PER_MINUTE
+        news = past.news(delay_s)
+        judged = {name: _agent(policy, past, delay_s, round_s) for name, policy in policies.items()}
         return {
             name: [value.worth(replay(make(value.lot), news, end_s)) for value in values]
-            for name, make in makers.items()
+            for name, make in {**makers, NAIVE: Naive, **judged}.items()
         }
 
-    judged: dict[str, Callable[[Lot], Replayed]] = {NAIVE: Naive} | {
-        name: _agent(policy, past, round_s) for name, policy in policies.items()
-    }
-    all_makers: dict[str, Callable[[Lot], Replayed]] = {
+    fixed: dict[str, Callable[[Lot], Replayed]] = {
         ALWAYS_ON: lambda _: AlwaysOn(),
         NEVER_ON: lambda _: NeverOn(),
-        **judged,
     }
-    found = results(past.news(delay_min * SECONDS_PER_MINUTE), all_makers) | {CLAIRVOYANT: best}
+    found = results(delay_min, fixed) | {CLAIRVOYANT: best}
     always = [value.always_on_usd() for value in values]
     return Comparison(
         start=datetime.fromtimestamp(past.power.starts[0], UTC),
@@ -139,15 +136,20 @@ def compare(
         delays=[
             DelayLine(
                 delay_min=minutes,
-                lines=_lines(results(past.news(minutes * SECONDS_PER_MINUTE), judged), best, sum(always)),
+                lines=_lines(results(minutes, {}), best, sum(always)),
             )
             for minutes in delays_min
         ],
     )
 
 
-def _agent(policy: CurtailmentPolicy, past: Past, round_s: float) -> Callable[[Lot], Replayed]:
-    return lambda lot: AgentPolicy(lot, policy, past.ahead_s, round_s=round_s)
+def _agent(
+    policy: CurtailmentPolicy, past: Past, delay_s: float, round_s: float
+) -> Callable[[Lot], Replayed]:
+    late_s = 0.0 if past.power.recorded else delay_s
+    return lambda lot: AgentPolicy(
+        lot, policy, lambda at_s: past.ahead_s(at_s, delay_s), late_s=late_s, round_s=round_s
+    )
 
 
 def _lines(found: Mapping[str, Sequence[Result]], best: Sequence[Result], always_usd: float) -> list[Line]:

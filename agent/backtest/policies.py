@@ -88,7 +88,7 @@ class AgentPolicy:
     """What the agent would do in mode auto, with watts that are certain and machines that obey at once.
 
     Appraisal, recommendation and decision are the agent's own functions. Site limits and power modes are left out.
-    `ahead_s` says for how long the price is known to stand. A machine that does what it should and waits for nothing is
+    `ahead_s` says for how long the price is known to stand, `late_s` how late it is told. A machine that does what it should and waits for nothing is
     only decided on at news: until then the agent would decide the same.
     """
 
@@ -98,12 +98,14 @@ class AgentPolicy:
         policy: CurtailmentPolicy,
         ahead_s: Callable[[float], float],
         *,
+        late_s: float = 0.0,
         round_s: float = ROUND_S,
     ) -> None:
         self._lot = lot
         self._worth = Worth(replace(lot, count=1))
         self._policy = replace(policy, mode=Mode.AUTO, **_NO_LIMITS)
         self._ahead_s = ahead_s
+        self._late_s = late_s
         self._round_s = round_s
         self._asleep = False
         self._memory = Memory()
@@ -183,6 +185,7 @@ class AgentPolicy:
             efficiency_j_per_th=appraisal.efficiency_j_per_th,
             usual_margin_usd_per_day=appraisal.decision_margin_usd_per_day,
             price_stands_s=math.inf if self._own_price else self._ahead_s(now.timestamp()),
+            price_late_s=0.0 if self._own_price else self._late_s,
             ours=self._asleep,
             memory=memory,
         )

@@ -58,10 +58,12 @@ class Past:
         """Hours without one, between the first and the last."""
         return (self.power.ends[-1] - self.power.starts[0]) / 3600 - self.hours
 
-    def ahead_s(self, at_s: float) -> float:
-        """Seconds until the interval ends that a moment lies in, where that was known; 0 in a gap."""
-        index = None if self.power.recorded else self.power.index_at(at_s)
-        return 0.0 if index is None else self.power.ends[index] - at_s
+    def ahead_s(self, at_s: float, delay_s: float) -> float:
+        """Seconds until the price after the one that is known is told, where that was known; 0 in a gap."""
+        index = bisect_right(self.power.starts, at_s - delay_s) - 1
+        if self.power.recorded or index < 0:
+            return 0.0
+        return max(0.0, self.power.ends[index] + delay_s - at_s)
 
 
 def _merged(

@@ -135,7 +135,8 @@ class PowerPriceQuote:
     """Marginal power price in USD/kWh, as one source gave it at one time.
 
     Where `valid_until` is known, the quote stands until then; else it ages. `market_usd_per_kwh` is what the
-    market pays or asks, where the contract makes something else of it.
+    market pays or asks, where the contract makes something else of it. `late_s` is how long after the beginning of its
+    interval its source told it, and `next_at` when it will tell the next.
     """
 
     price_usd_per_kwh: float
@@ -147,6 +148,8 @@ class PowerPriceQuote:
     automatic: bool = True
     detail: str = ""
     market_usd_per_kwh: float | None = None
+    late_s: float = 0.0
+    next_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

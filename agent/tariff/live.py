@@ -163,6 +163,7 @@ class LiveTariff:
         self._doubt: str | None = None
         self._contradicted: str | None = None
         self._heard_at: datetime | None = None
+        self._late = timedelta()
         self._heard = asyncio.Event()
         self._health = Health(publication.name, publication.address)
 
@@ -201,6 +202,9 @@ class LiveTariff:
         self._doubt = absurd(prices, self._band) or self._contradiction(prices, now)
         if self._doubt is not None:
             raise SourceError("implausible", self._doubt)
+        newest = max(each.start for each in prices)
+        if self._prices and newest > self._prices[-1].start:  # the first of all may have been there for long
+            self._late = max(timedelta(), now - newest)
         known = {each.start: each for each in self._prices if now - each.end < KEEP}
         self._prices = sorted((known | {each.start: each for each in prices}).values())
         self._heard_at = now
@@ -220,7 +224,12 @@ class LiveTariff:
         market = expected_settlement(self._prices, now, self._settlement, self._max_age)
         if market is not None:
             state = PriceState.LIVE if self._doubt is None else PriceState.QUARANTINED
-            return self._quote(market, now, state, self._doubt or "")
+            told = floor(max(each.start for each in self._prices if each.start <= now), self._settlement)
+            return replace(
+                self._quote(market, now, state, self._doubt or ""),
+                late_s=self._late.total_seconds(),
+                next_at=told + self._settlement + self._late,
+            )
         last = max((each for each in self._prices if each.end <= now), default=None)
         if last is None or now - last.end > HELD_AGE:
             return None

@@ -53,7 +53,7 @@ def switches_of(policy, of, delay_s=0.0):
 
 
 def agent(of, lot=LOT, policy=POLICY):
-    return AgentPolicy(lot, policy, of.ahead_s)
+    return AgentPolicy(lot, policy, lambda at_s: of.ahead_s(at_s, 0.0))
 
 
 # -- the clairvoyant -----------------------------------------------------------------------------------
@@ -162,7 +162,16 @@ def test_what_was_recorded_was_known_at_once_and_nobody_knew_how_long_it_would_s
     assert of.news(0.0)[0] == News(T0 + 17.0, CHEAP, 50.0)
     assert {(each.at_s, each.price_usd_per_kwh) for each in of.news(0.0)} >= {(T0 + 437.0, DEAR)}
     assert of.news(0.0)[-1].hashprice_usd_per_ph_day == 60.0
-    assert of.ahead_s(T0 + 20.0) == 0.0
+    assert of.ahead_s(T0 + 20.0, 0.0) == 0.0
+
+
+def test_a_price_stands_until_the_next_is_told():
+    of = past(CHEAP, DEAR)
+    assert of.ahead_s(T0 + 10.0, 0.0) == STEP - 10.0
+    assert of.ahead_s(T0 + 310.0, 300.0) == STEP - 10.0
+    assert of.ahead_s(T0 + STEP + 10.0, 300.0) == 290.0
+    assert of.ahead_s(T0 + STEP + 10.0, STEP) == STEP - 10.0
+    assert of.ahead_s(T0 + 10.0, 300.0) == 0.0
 
 
 def test_a_price_is_known_after_its_delay_and_a_hashprice_when_its_day_is_over():

@@ -9,7 +9,7 @@ import pytest
 
 from agent.appraisal import Terms
 from agent.baseline import SAMPLES_NEEDED
-from agent.curtailer import DOUBT, Curtailer, price_stands_s
+from agent.curtailer import DOUBT, Curtailer, price_late_s, price_stands_s
 from agent.curtailment import SWITCHING_COSTS_USD, CurtailmentPolicy, Mode, Obligation, Participation, Rule
 from agent.fleet import Fleet
 from agent.operations import Operations
@@ -188,9 +188,10 @@ async def test_a_dear_interval_is_slept_through_from_its_beginning_on(store):
         ({}, 0.0),
         ({"valid_until": NOW + timedelta(minutes=10)}, 600.0),
         ({"valid_until": NOW + timedelta(minutes=10), "automatic": False}, 0.0),
+        ({"valid_until": NOW + timedelta(minutes=10), "next_at": NOW + timedelta(minutes=15)}, 900.0),
         ({"fixed": True}, math.inf),
     ],
-    ids=["live without an end", "an interval", "doubtful", "written down"],
+    ids=["live without an end", "an interval", "doubtful", "until the next is told", "written down"],
 )
 def test_how_long_a_price_stands(changes, stands_s):
     fleet = Fleet([machine(1, reading())])
@@ -199,6 +200,18 @@ def test_how_long_a_price_stands(changes, stands_s):
     assert price_stands_s(shown, mac(1)) == stands_s
     own = replace(shown, own_terms={mac(1): MachineTerms(terms=Terms(price_usd_per_kwh=0.03))})
     assert price_stands_s(own, mac(1)) == math.inf
+
+
+def test_how_late_a_price_was_told_counts_where_it_may_be_acted_on():
+    late = replace(market().power, late_s=300.0)
+    for quote, late_s in ((late, 300.0), (replace(late, automatic=False), 0.0), (None, 0.0)):
+        shown = picture(Fleet([machine(1, reading())]), replace(market(), power=quote))
+        assert price_late_s(shown, mac(1)) == late_s
+    own = replace(
+        picture(Fleet([machine(1, reading())]), replace(market(), power=late)),
+        own_terms={mac(1): MachineTerms(terms=Terms(price_usd_per_kwh=0.03))},
+    )
+    assert price_late_s(own, mac(1)) == 0.0
 
 
 def test_without_a_price_none_stands():

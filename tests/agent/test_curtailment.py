@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.curtailment import (
     AHEAD_AT_MOST_S,
     WAKE_AHEAD,
+    WORTH_CYCLES,
     Candidate,
     CurtailmentPolicy,
     Memory,
@@ -31,7 +32,7 @@ from tests.agent.builders import NOW, mac
 
 K = 0.02
 POLICY = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_usd=K)
-RIPE = Memory(regret_usd=K / 2, updated_at=NOW)
+RIPE = Memory(regret_usd=K, updated_at=NOW)
 """What waiting has cost is worth a switch."""
 DAY = timedelta(days=1)
 LOSES = Recommendation(action=Action.CURTAIL, reason=Reason.BELOW_BREAKEVEN)
@@ -191,9 +192,9 @@ def wishing(action=OrderAction.SLEEP, **changes):
 @pytest.mark.parametrize(
     ("make", "action"), [(candidate, OrderAction.SLEEP), (sleeper, OrderAction.WAKE)], ids=["sleep", "wake"]
 )
-def test_a_switch_comes_exactly_when_waiting_has_cost_half_a_cycle(make, action):
+def test_a_switch_comes_exactly_when_waiting_has_cost_its_part_of_a_cycle(make, action):
     fresh = make(memory=wishing(action))
-    due = K / 2 / 2.0  # days at 2 USD/day
+    due = K * WORTH_CYCLES / 2.0  # days at 2 USD/day
     assert after(fresh, due * 0.999).reason is Reason.ACCUMULATING
     assert after(fresh, due * 1.001).action is not None
 
@@ -220,7 +221,7 @@ def test_what_was_before_a_switch_became_right_costs_nothing():
     assert (made.memory.regret_usd, made.memory.wish) == (0.0, OrderAction.SLEEP)
 
 
-AHEAD_DAYS = K / 2 / 2.0
+AHEAD_DAYS = K * WORTH_CYCLES / 2.0
 """At 2 USD/day a price that stands for so long makes a switch worth it at once."""
 
 
@@ -244,10 +245,17 @@ def test_a_price_that_is_known_to_stand_makes_a_switch_worth_it_at_once(make, ac
 
 def test_what_waiting_cost_and_what_it_will_cost_add_up():
     half = {"usual_margin_usd_per_day": -2.0, "price_stands_s": AHEAD_DAYS / 10 / 2 * 86_400}
-    memory = wishing(regret_usd=K / 10 / 4)
+    memory = wishing(regret_usd=K / 10 * WORTH_CYCLES / 2 * 1.01)
     assert verdict(candidate(memory=memory, **half), switching_cost_usd=K / 10)[0] is OrderAction.SLEEP
-    memory = wishing(regret_usd=K / 10 / 4 * 0.99)
+    memory = wishing(regret_usd=K / 10 * WORTH_CYCLES / 2 * 0.99)
     assert verdict(candidate(memory=memory, **half), switching_cost_usd=K / 10)[0] is None
+
+
+def test_what_a_price_cost_before_it_was_told_counts_too():
+    half_s = AHEAD_DAYS / 10 / 2 * 86_400
+    known = {"usual_margin_usd_per_day": -2.0, "price_stands_s": half_s, "memory": Memory()}
+    assert verdict(candidate(price_late_s=half_s * 1.01, **known), switching_cost_usd=K / 10)[0] is not None
+    assert verdict(candidate(price_late_s=half_s * 0.99, **known), switching_cost_usd=K / 10)[0] is None
 
 
 def test_one_odd_reading_foretells_nothing():
@@ -270,8 +278,15 @@ def test_nobody_is_asked_on_the_expectation_of_a_marginal_margin():
 def test_however_long_a_price_stands_no_more_than_an_hour_is_counted_on():
     slow = {"decision_margin_usd_per_day": -0.2, "usual_margin_usd_per_day": -0.2, "memory": Memory()}
     assert AHEAD_AT_MOST_S == 3600.0
-    assert verdict(candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.4 / 24 * 1.01)[0] is None
-    asleep = verdict(candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.4 / 24 * 0.99)[0]
+    assert (
+        verdict(
+            candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.2 / 24 / WORTH_CYCLES * 1.01
+        )[0]
+        is None
+    )
+    asleep = verdict(
+        candidate(price_stands_s=math.inf, **slow), switching_cost_usd=0.2 / 24 / WORTH_CYCLES * 0.99
+    )[0]
     assert asleep is OrderAction.SLEEP
 
 
@@ -596,7 +611,7 @@ recommendations = st.builds(
 watts = st.integers(100, 9000).map(float)
 memories = st.builds(
     Memory,
-    regret_usd=st.sampled_from([0.0, K / 2, 100 * K]),
+    regret_usd=st.sampled_from([0.0, K, 100 * K]),
     updated_at=st.none() | st.just(NOW - timedelta(minutes=1)),
     switched_at=st.none() | st.just(NOW - timedelta(minutes=5)),
     sleeps=st.lists(st.just(NOW - timedelta(hours=3)), max_size=9).map(tuple),

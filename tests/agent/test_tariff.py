@@ -424,3 +424,24 @@ async def test_a_live_tariff_tells_what_it_really_cost_by_the_contract_and_nothi
     path.write_text("start,price\n" + f"{NOW.isoformat()},300\n")
     await tariff.ask(NOW + timedelta(minutes=21))
     assert tariff.settled(NOW + timedelta(minutes=21)) == []
+
+
+async def test_a_live_tariff_learns_how_late_its_source_tells_and_when_the_next_comes(tmp_path):
+    path = tmp_path / "prices.csv"
+    config = parse(
+        f'[power]\nkind = "file"\nfile = "{path}"\ninterval_s = 900\nlosses = 0.0\n', source="test"
+    )
+    tariff = power_source(config.power, None, Clock())
+
+    async def told(*minutes, at):
+        rows = [f"{(NOW + timedelta(minutes=m)).isoformat()},0.03" for m in minutes]
+        path.write_text("\n".join(["start,price", *rows]) + "\n")
+        await tariff.ask(NOW + timedelta(minutes=at))
+        quote = await tariff.quote(NOW + timedelta(minutes=at))
+        return quote.late_s, quote.next_at - NOW
+
+    # how long the first was there nobody knows
+    assert await told(0, at=14) == (0.0, timedelta(minutes=15))
+    assert await told(0, 15, at=20) == (300.0, timedelta(minutes=35))
+    assert await told(0, 15, at=32) == (300.0, timedelta(minutes=35))
+    assert await told(0, 15, 30, 45, 60, at=34) == (0.0, timedelta(minutes=45))
