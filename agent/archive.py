@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
@@ -61,9 +62,12 @@ _TEXTS = {
     "machine_id", "power_source", "hashprice_source", "power_price_source", "kind", "detail", "action", "state",
     "reason", "ordered_by", "target_mode", "restore", "failure", "snapshot",
 }  # fmt: skip
-_ROWS, _ROWS_READ = 20_000, 2_000
-"""Written and read at a time: a day of ten thousand machines does not fit into the memory of an agent, and a month's
-files are read side by side."""
+_ROWS, _ROWS_READ, _FEWEST_READ, _ROWS_HELD = 20_000, 2_000, 250, 90_000
+"""Written and read at a time, and held of all files: a day of ten thousand machines does not fit into the memory of an
+agent, and the files of days are read side by side."""
+_OPEN = 100
+"""Files that stay open between what is read of them; of more days than that each is opened again each time, for a
+process has 256 descriptors on some hosts."""
 
 
 class ArchiveError(UsageError):
@@ -102,7 +106,16 @@ class Archive:
         ]
         if missing := [file for file in files if not file.is_file()]:
             raise ArchiveError(f"{missing[0]}: is missing from the archive of old days; put it back")
-        return TABLES[table].in_order(_read(file, TABLES[table], start_ms, end_ms) for file in files)
+        contents = TABLES[table]
+        if contents.order == (contents.moment,):  # day after day
+            return chain.from_iterable(_read(file, contents, start_ms, end_ms) for file in files)
+        rows, stays_open = (
+            max(_FEWEST_READ, min(_ROWS_READ, _ROWS_HELD // max(1, len(files)))),
+            len(files) <= _OPEN,
+        )
+        return contents.in_order(
+            _read(file, contents, start_ms, end_ms, rows=rows, stays_open=stays_open) for file in files
+        )
 
 
 def day_file(directory: Path, table: str, day_ms: int) -> Path:
@@ -169,17 +182,53 @@ def _bites(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield bite
 
 
-def _read(path: Path, contents: Contents, start_ms: int, end_ms: int) -> Iterator[Row]:
-    pyarrow, parquet = _libraries()
-    moment = contents.place(contents.moment)
+def _read(
+    path: Path,
+    contents: Contents,
+    start_ms: int,
+    end_ms: int,
+    *,
+    rows: int = _ROWS_READ,
+    stays_open: bool = True,
+) -> Iterator[Row]:
+    pyarrow, _ = _libraries()
+    moment, columns = contents.place(contents.moment), list(contents.columns)
+    bites = _bites_at_once if stays_open else _bites_apart
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_READ, columns=list(contents.columns)):
-                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    if start_ms <= row[moment] < end_ms:
-                        yield row
+        for bite in bites(path, columns, rows):
+            for row in bite:
+                if start_ms <= row[moment] < end_ms:
+                    yield row
     except (OSError, pyarrow.ArrowException) as error:
         raise ArchiveError(f"{path}: cannot be read ({error})") from error
+
+
+def _bites_at_once(path: Path, columns: Sequence[str], rows: int) -> Iterator[Sequence[Row]]:
+    _, parquet = _libraries()
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=rows, columns=columns):
+            yield _rows_of(batch)
+
+
+def _bites_apart(path: Path, columns: Sequence[str], rows: int) -> Iterator[Sequence[Row]]:
+    """The same, and the file is closed after each."""
+    _, parquet = _libraries()
+    group, first = 0, 0
+    while True:
+        with parquet.ParquetFile(path) as file:
+            if group == file.num_row_groups:
+                return
+            table = file.read_row_group(group, columns=columns)
+        bite = _rows_of(table.slice(first, rows))
+        first += rows
+        if first >= table.num_rows:
+            group, first = group + 1, 0
+        del table  # it is many times what is held of it
+        yield bite
+
+
+def _rows_of(table: Any) -> Sequence[Row]:
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -110,10 +111,12 @@ class Bookkeeper:
 
     async def _roll_up(self, hour_ms: int) -> None:
         """Write an hour's steps; after a crash in between they are written once more."""
-        with Reader(self._database) as reader:
-            bites = step_rows(reader, hour_ms)
-            while (bite := await asyncio.to_thread(next, bites, None)) is not None:
+        steps = StepsOfHour(self._database, hour_ms)
+        try:
+            while (bite := await asyncio.to_thread(steps.next)) is not None:
                 await self._write(self._store.roll_up, bite)
+        finally:
+            await asyncio.to_thread(steps.close)
         await self._write(self._store.save_setting, ROLLED_UNTIL, str(hour_ms + MS_PER_HOUR))
 
     async def _put_away(self, keep: timedelta) -> None:
@@ -274,6 +277,36 @@ def archive_one_day(database: Path, directory: Path, keep: timedelta) -> Archive
             write_day(directory, table, day_ms, reader.stored_rows(table, day_ms, day_ms + MS_PER_DAY))
     from_ms = day_ms if known is None else known.from_ms
     return Archive(directory=str(directory), from_ms=from_ms, until_ms=day_ms + MS_PER_DAY)
+
+
+class StepsOfHour:
+    """The steps of an hour, some rows at a time, for threads: who is cancelled leaves a thread that still reads, and
+    the reader is closed only after it."""
+
+    def __init__(self, database: Path, hour_ms: int) -> None:
+        self._database = database
+        self._hour_ms = hour_ms
+        self._lock = threading.Lock()
+        self._reader: Reader | None = None
+        self._bites: Iterator[Sequence[BookedHour]] = iter(())
+        self._closed = False
+
+    def next(self) -> Sequence[BookedHour] | None:
+        """The next rows; None if there are no more, or nobody wants them any more."""
+        with self._lock:
+            if self._closed:
+                return None
+            if self._reader is None:
+                self._reader = Reader(self._database)
+                self._bites = step_rows(self._reader, self._hour_ms)
+            return next(self._bites, None)
+
+    def close(self) -> None:
+        """Wait for what is being read, and close."""
+        with self._lock:
+            self._closed = True
+            if self._reader is not None:
+                self._reader.close()
 
 
 def step_rows(reader: Reader, hour_ms: int) -> Iterator[Sequence[BookedHour]]:

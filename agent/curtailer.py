@@ -410,7 +410,7 @@ def _usual_margin(machine: Machine, view: MachineView, picture: Picture) -> floa
 
 def price_stands_s(picture: Picture, machine_id: MachineId) -> float:
     """For how many seconds the power price of a machine is known to stand: for ever where somebody wrote it down, until
-    the end of its interval or period, or until the next is told, where that is known; not at all where it is doubtful."""
+    the end of its interval or until the next is told where that is known; not at all where it is doubtful."""
     quote = picture.market.power
     if picture.terms_of(machine_id).terms.price_usd_per_kwh is not None:
         return math.inf

@@ -2,8 +2,8 @@
 
 Each machine's wish comes from its recommendation and the cumulative-dollar rule: it switches once what not switching
 has cost since then, and is expected to cost while the price stands, reaches `WORTH_CYCLES` of a cycle's cost: neither
-a dear interval nor a slow leak is missed, and a single odd reading moves nothing. Then the site's limits let through what they
-can: least efficient sleeps first and wakes last.
+a dear interval nor a slow leak is missed, and a single odd reading moves nothing. Then the site's limits let through
+what they can: least efficient sleeps first and wakes last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,8 +121,8 @@ class ModePoint:
 
 
 WORTH_CYCLES = 0.7
-"""What not switching must cost, in cycles: half a one is what the switch costs; more of it leaves out those that the next
-price undoes."""
+"""What not switching must cost, in cycles: half a one is what the switch costs; more of it leaves out those that the
+next price undoes."""
 AHEAD_AT_MOST_S = 3600.0
 """However long a price is known to stand, no more than that is expected of it: hashrates and hashprice move."""
 WAKE_AHEAD = 2.0
@@ -414,8 +414,9 @@ def _worth_it(action: OrderAction, candidate: Candidate, memory: Memory, policy:
 
 def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
     """What not switching is expected to cost while the price stands, and did before it was told: by the margin of now
-    or by the usual one, whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where the two disagree,
-    or where the watts are not known well enough to tell: a person is not asked on a guess, and again on the next."""
+    or by the usual one, whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where
+    the two disagree, or where the watts are not known well enough to tell: a person is not asked on a guess, and again
+    on the next."""
     margin, usual = candidate.decision_margin_usd_per_day, candidate.usual_margin_usd_per_day
     if action is OrderAction.SET_MODE or candidate.recommendation.marginal:
         return 0.0

@@ -88,8 +88,8 @@ class AgentPolicy:
     """What the agent would do in mode auto, with watts that are certain and machines that obey at once.
 
     Appraisal, recommendation and decision are the agent's own functions. Site limits and power modes are left out.
-    `ahead_s` says for how long the price is known to stand, `late_s` how late it is told. A machine that does what it should and waits for nothing is
-    only decided on at news: until then the agent would decide the same.
+    `ahead_s` says for how long the price is known to stand, `late_s` how late it is told. A machine that does what it
+    should and waits for nothing is only decided on at news: until then the agent would decide the same.
     """
 
     def __init__(

@@ -4,17 +4,20 @@ import asyncio
 import json
 import os
 import random
+import resource
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from agent import bookkeeping
 from agent.accounts import accounts
 from agent.appraisal import Terms
-from agent.archive import MS_PER_DAY, Archive, ArchiveError, day_file, write_day
+from agent.archive import MS_PER_DAY, TABLES, Archive, ArchiveError, day_file, write_day
 from agent.bookkeeping import Bookkeeper
 from agent.config.history import HistorySection
 from agent.corrections import Corrections
@@ -553,6 +556,67 @@ def test_a_day_has_its_name_on_the_disk_before_the_database_drops_it(tmp_path, m
     monkeypatch.setattr(os, "fsync", watching)
     write_day(tmp_path, "steps", 0, [])
     assert synced == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("table", ["steps", "prices", "events"])
+def test_more_days_than_a_process_may_open_files_are_read_side_by_side(tmp_path, table):
+    contents, days, machines = TABLES[table], 300, 600
+    whole = [
+        tuple(
+            {"machine_id": f"{n:04}", contents.moment: 0, "event_id": n}.get(name)
+            for name in contents.columns
+        )
+        for n in range(machines)
+    ]
+    place = contents.place(contents.moment)
+    for day in range(days):
+        rows = [(*row[:place], day * MS_PER_DAY + n, *row[place + 1 :]) for n, row in enumerate(whole)]
+        if table == "events":
+            first = contents.place("event_id")
+            rows = [(*row[:first], day * machines + n, *row[first + 1 :]) for n, row in enumerate(rows)]
+        write_day(tmp_path, table, day * MS_PER_DAY, rows)
+    archive = Archive(directory=str(tmp_path), from_ms=0, until_ms=days * MS_PER_DAY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        read = list(archive.rows(table, 0, days * MS_PER_DAY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(read) == days * machines
+    order = [tuple(row[contents.place(name)] for name in contents.order) for row in read]
+    assert order == sorted(order)
+
+
+async def test_steps_are_read_and_closed_in_threads_also_when_nobody_waits_any_more(path, monkeypatch):
+    reads, goes_on, log = threading.Event(), threading.Event(), []
+
+    class Watched(Reader):
+        def __init__(self, database):
+            log.append(("opened", threading.current_thread() is threading.main_thread()))
+            super().__init__(database)
+
+        def close(self):
+            log.append(("closed", threading.current_thread() is threading.main_thread()))
+            super().close()
+
+    def slow(reader, hour_ms):
+        reads.set()
+        goes_on.wait()
+        log.append(("read", reader.mode()))
+        yield []
+
+    with Store(path) as store:
+        live(path, store, hours=1)
+        monkeypatch.setattr(bookkeeping, "Reader", Watched)
+        monkeypatch.setattr(bookkeeping, "step_rows", slow)
+        rolling = asyncio.create_task(books(path, store)._roll_up(to_ms(NOW)))
+        await asyncio.to_thread(reads.wait)
+        rolling.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await rolling
+    assert log == [("opened", False), ("read", None), ("closed", False)]
 
 
 def test_a_damaged_day_is_told(tmp_path):
