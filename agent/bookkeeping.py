@@ -140,6 +140,8 @@ class Bookkeeper:
     async def _drop(self, before_ms: int, tables: Sequence[str]) -> None:
         for table in tables:
             await self._in_bites(table, before_ms)
+        told_ms = to_ms(self._clock() - LOOK_BACK)  # what may be told once more must not be new then
+        await self._in_bites("settlements", min(before_ms, told_ms))
 
     async def _tell_once(self, problem: str) -> None:
         """Nothing is dropped that could not be put away: the database grows until somebody sees to it."""

@@ -1,6 +1,8 @@
 """The longer queries of `agent.reader`, by name."""
 # ruff: noqa: S608 - put together from names of ours
 
+from agent.books import CORRECTED
+
 SELECT_LAST_SCAN = """
     select * from events
     where (kind = 'scan_failure' or kind like 'machine_%')
@@ -87,6 +89,11 @@ SELECT_ENDED_ORDERS = f"""
 """
 SELECT_EVENTS = "select {} from events where at_ms >= ? and at_ms < ? order by event_id"
 PRUNE = {
+    "settlements": f"""
+        delete from settlements where start_ms in (
+            select start_ms from settlements where end_ms <= ? and source <> '{CORRECTED}' order by start_ms limit ?
+        )
+    """,  # a correction stays in its file, and would be new again at every look
     "readings": """
         delete from readings where (began_ms, machine_id) in (
             select began_ms, machine_id from readings where began_ms < ? order by began_ms limit ?

@@ -19,6 +19,7 @@ from agent.accounts import accounts
 from agent.appraisal import Terms
 from agent.archive import MS_PER_DAY, TABLES, Archive, ArchiveError, day_file, write_day
 from agent.bookkeeping import Bookkeeper
+from agent.books import CORRECTED
 from agent.config.history import HistorySection
 from agent.corrections import Corrections
 from agent.export import Period, export_profitability, profitability, split
@@ -27,7 +28,7 @@ from agent.ledger_export import export_ledger, machine_rows
 from agent.orders import OrderState
 from agent.reader import Reader
 from agent.records import energy_rows, event_rows, order_rows, price_rows
-from agent.rows import Event, to_ms
+from agent.rows import Event, Settled, to_ms
 from agent.store import Store, copy_database
 from agent.terms import MachineTerms, TermsBook
 from drivers.reading import MachineId
@@ -456,6 +457,27 @@ async def test_without_an_archive_old_steps_are_dropped_and_the_ledger_stays(pat
         with Reader(path) as reader:
             ((_, (first, *_)), _) = reader.steps(0, 2**52)
         assert first[1] == to_ms(NOW.replace(hour=0) + timedelta(days=2))
+
+
+@pytest.mark.parametrize("directory", [None, "old"], ids=["dropped", "archived"])
+async def test_published_prices_go_with_their_days_and_corrections_stay_known(path, tmp_path, directory):
+    quarter = 900_000
+
+    def published(day):
+        start_ms = to_ms(NOW.replace(hour=0) + timedelta(days=day))
+        return Settled(start_ms=start_ms, end_ms=start_ms + quarter, price_usd_per_kwh=0.05)
+
+    with Store(path) as store:
+        keeper = await archived(path, store, None if directory is None else tmp_path / directory)
+        keeper._clock = HandClock(NOW + timedelta(days=DAYS + 3))
+        store.settle([published(day) for day in range(DAYS)], "feed", NOW)
+        corrected = replace(published(0), start_ms=published(0).end_ms, end_ms=published(0).end_ms + quarter)
+        store.settle([corrected], CORRECTED, NOW)
+        await settle(keeper)
+        kept_ms = to_ms(NOW.replace(hour=0) + timedelta(days=2))
+        assert count(path, f"settlements where source = 'feed' and start_ms < {kept_ms}") == 0
+        assert count(path, f"settlements where source = 'feed' and start_ms >= {kept_ms}") == DAYS - 2
+        assert count(path, "settlements where source <> 'feed'") == 1
 
 
 async def test_a_price_that_is_corrected_too_late_is_told(path, tmp_path):
