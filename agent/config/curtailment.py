@@ -17,7 +17,7 @@ class CurtailmentSection(Section):
     )
     rule: Annotated[Rule, Field(strict=False)] = Field(
         default=Rule.CUMULATIVE,
-        description="cumulative (switch once waiting has cost, or will while the price stands, half a cycle) or "
+        description="cumulative (switch once waiting has cost, or will while the price stands, 0.7 of a cycle) or "
         "dead_band.",
     )
     switching_cost_usd: Annotated[float, Field(ge=0, le=10)] | None = Field(
