@@ -17,6 +17,7 @@ import random
 import resource
 import signal
 import struct
+import subprocess
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -24,11 +25,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from agent.clock import simulated_clock
+from agent.market.sources import KEYLESS
 from agent.orders import Order, OrderState
+from agent.simulated.prices import SimulatedPrices, TrueMarket
+from agent.simulated.web import SourceFault
 from agent.store import Reader
 from drivers.reading import RunState
 from drivers.simulator.control import SiteControl
@@ -67,6 +73,9 @@ power.file = "{prices}"
 power.interval_s = 86400
 power.max_age_s = 900
 power.poll_s = 60
+[market]
+source = "live"
+{sources}
 [curtailment]
 mode = "auto"
 switching_cost_usd = 0
@@ -106,12 +115,73 @@ class Outcome:
 HEADER = "| fault | lost | done wrongly | asleep after | awake after |\n|---|---|---|---|---|"
 
 
+DISK_BYTES = 2 << 30
+"""Of which only what is written takes room."""
+
+
+class Disk:
+    """A file system of one's own, in a file. It can become read-only under programs that are writing to it, as ext4
+    does when its device fails; then it must be mounted anew. Needs root and a loop device."""
+
+    def __init__(self, directory: Path) -> None:
+        self.image, self.place = directory / "disk.img", directory / "disk"
+
+    def make(self) -> None:
+        self.place.mkdir()
+        with self.image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        _run("mkfs.ext4", "-q", self.image)
+        self.mount()
+
+    def mount(self) -> None:
+        _run("mount", "-o", "loop", self.image, self.place)
+
+    def unmount(self) -> None:
+        _run("umount", self.place)
+
+    def fail(self) -> None:
+        """Every write fails from now on, with EROFS where a file is opened."""
+        _run("mount", "-o", "remount,abort", self.place)
+
+    def mend(self) -> None:
+        """What an operator does: unmount, check, mount."""
+        self.unmount()
+        _run("e2fsck", "-p", self.image, good=(0, 1))
+        self.mount()
+
+
+def _run(*command: str | Path, good: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in good, f"{command}: {done.stdout}{done.stderr}"
+
+
+def may_have_a_disk() -> bool:
+    """Whether this user may mount a disk of one's own on this host."""
+    with TemporaryDirectory(prefix="hashcost-disk-") as directory:
+        disk = Disk(Path(directory))
+        try:
+            disk.make()
+        except (AssertionError, OSError):
+            return False
+        disk.unmount()
+    return True
+
+
 class Stage:
     """A site in a process of its own, and the agent beside it, which may be stopped and started."""
 
-    def __init__(self, directory: Path, ready: dict[str, Any], control: SiteControl) -> None:
-        self.directory, self.control = directory, control
-        self.database = directory / "hashcost.db"
+    def __init__(
+        self,
+        directory: Path,
+        ready: dict[str, Any],
+        control: SiteControl,
+        hashprice: SimulatedPrices,
+        disk: Disk | None,
+    ) -> None:
+        self.directory, self.control, self.hashprice, self._disk = directory, control, hashprice, disk
+        self.wrong: list[str] = []
+        """What a fault has found to be wrong itself."""
+        self.database = (directory if disk is None else disk.place) / "hashcost.db"
         self.prices = directory / "prices.csv"
         self.log: list[str] = []
         self._ready = ready
@@ -120,12 +190,20 @@ class Stage:
         self._process: Process | None = None
         self._reading: asyncio.Task[None] | None = None
         targets = json.dumps(ready["scan_targets"])
-        (directory / "c.toml").write_text(CONFIG.format(targets=targets, prices=self.prices))
+        urls = {name: url for name, url in hashprice.urls().items() if name in KEYLESS}
+        sources = "\n".join(f'sources.{name}.url = "{url}"' for name, url in urls.items())
+        config = CONFIG.format(targets=targets, prices=self.prices, sources=sources)
+        (directory / "c.toml").write_text(config)
 
     @property
     def process(self) -> Process:
         assert self._process is not None
         return self._process
+
+    @property
+    def disk(self) -> Disk:
+        assert self._disk is not None
+        return self._disk
 
     async def start(self) -> None:
         """Start the agent."""
@@ -170,6 +248,22 @@ class Stage:
         most = resource.prlimit(self.process.pid, which)[1]
         resource.prlimit(self.process.pid, which, (most if soft is None else soft, most))
 
+    def hashprice_is_there(self, there: bool) -> None:
+        """Whether the sources of hashprice answer; else they close every connection."""
+        faults = {} if there else dict.fromkeys(self.hashprice.urls(), SourceFault.DOWN)
+        self.hashprice.server.faults = faults
+
+    async def commands(self) -> int:
+        """How many commands that change something the machines have received so far."""
+        return sum(len(writes(truth)) for truth in await self.truths())
+
+    async def commands_nothing(self, seconds: float, meanwhile: str) -> None:
+        """It is wrong if a machine is commanded within the next seconds of the host."""
+        before = await self.commands()
+        await asyncio.sleep(seconds)
+        if new := await self.commands() - before:
+            self.wrong.append(f"{new} commands were sent {meanwhile}")
+
     async def orders(self) -> list[Order]:
         """Every order, as the database has it."""
 
@@ -209,8 +303,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(directory: Path, machines: int, seed: int) -> AsyncIterator[Stage]:
-    """A site of so many machines, all mining, and an agent that knows them."""
+async def stage(directory: Path, machines: int, seed: int, disk: Disk | None) -> AsyncIterator[Stage]:
+    """A site of so many machines, all mining, and an agent that knows them, with its database on that disk."""
     socket = directory / "control.sock"
     simulator = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "drivers.simulator", "--machines", str(machines), "--speed", str(SPEED),
@@ -220,8 +314,11 @@ async def stage(directory: Path, machines: int, seed: int) -> AsyncIterator[Stag
     try:
         assert simulator.stdout is not None
         ready = json.loads(await simulator.stdout.readline())
-        async with SiteControl(socket) as control:
-            found = Stage(directory, ready, control)
+        began_at = datetime.fromisoformat(ready["sim_utc"])
+        clock = simulated_clock(utc=began_at, monotonic_s=ready["monotonic"], speed=ready["speed"])
+        hashprice = SimulatedPrices(TrueMarket(began_at=began_at, seed=seed), clock.now)
+        async with hashprice.server, SiteControl(socket) as control:
+            found = Stage(directory, ready, control, hashprice, disk)
             await found.price(CHEAP)
             await found.start()
             try:
@@ -318,11 +415,40 @@ async def made_to_hurt(stage: Stage, chance: random.Random) -> None:
     await stage.noticed("event=read_failed")
 
 
-async def no_prices(stage: Stage, _: random.Random) -> None:
+async def read_only(stage: Stage, _: random.Random) -> None:
+    """The file system turns read-only under the running agent, and stays so until somebody mounts it anew."""
+    stage.disk.fail()
+    await stage.noticed("event=storage_failed")
+    await stage.noticed("event=alert_began alert=storage")
+    await stage.commands_nothing(6, "while nothing could be recorded")
+    await stage.stop(signal.SIGTERM)
+    stage.disk.mend()
+    stage.log.clear()
+    await stage.start()
+    await stage.noticed("event=started")
+
+
+async def no_sources(stage: Stage, _: random.Random) -> None:
     kept = stage.prices.with_suffix(".gone")
     stage.prices.rename(kept)
+    stage.hashprice_is_there(False)
+    await stage.noticed("event=source_failed")
     await asyncio.sleep(20 * MINUTE_S)
+    await stage.noticed("event=alert_began alert=prices_in_doubt")
+    stage.hashprice_is_there(True)
     kept.rename(stage.prices)
+
+
+async def no_hashprice(stage: Stage, _: random.Random) -> None:
+    """Once its last hashprice is too old to be acted on, no machine is woken, however cheap energy becomes."""
+    stage.hashprice_is_there(False)
+    await stage.noticed("event=source_failed")
+    await stage.settles(RunState.ASLEEP, standing=len(await stage.truths()))
+    await stage.noticed("event=alert_began alert=prices_in_doubt")
+    await stage.price(CHEAP)
+    await stage.commands_nothing(5 * MINUTE_S, "on a hashprice that nobody knows")
+    await stage.price(DEAR)
+    stage.hashprice_is_there(True)
 
 
 async def damage(stage: Stage, _: random.Random) -> None:
@@ -361,6 +487,7 @@ async def _afflict(
     await stage.noticed("event=read_failed")
 
 
+READ_ONLY = "disk read-only, mounted anew"
 FAULTS: dict[str, Strike] = {
     "kill -9, three times": kill,
     "SIGTERM and start": terminate,
@@ -368,12 +495,14 @@ FAULTS: dict[str, Strike] = {
     "clock an hour ahead, and back": clock_ahead,
     "clock an hour back, and ahead": clock_back,
     "disk full": disk_full,
+    READ_ONLY: read_only,
     "a spoiled page, a copy put back": damage,
     "no file descriptors": no_files,
     "40 % of the site cut off": partition,
     "40 % of the site hostile": hostile,
     "40 % drip, nest or send 100 MB": made_to_hurt,
-    "all prices gone for 20 minutes": no_prices,
+    "all sources gone for 20 minutes": no_sources,
+    "hashprice gone until it is too old": no_hashprice,
 }
 
 
@@ -391,7 +520,7 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     asleep_s = await stage.settles(RunState.ASLEEP, standing=machines)
     await stage.price(CHEAP)
     awake_s = await stage.settles(RunState.MINING, standing=0)
-    wrong = [line for line in stage.log if "Traceback" in line]
+    wrong = [*stage.wrong, *(line for line in stage.log if "Traceback" in line)]
     after = {truth.mac: truth for truth in await stage.truths()}
     orders = await stage.orders()
     ordered = {order.machine_id for order in orders}
@@ -421,6 +550,7 @@ async def strike(stage: Stage, name: str, chance: random.Random) -> Outcome:
     if not outcome.is_well:
         print(f"{name}: the agent's log", *stage.log, sep="\n", file=sys.stderr)  # noqa: T201 - for who looks into it
     stage.log.clear()
+    stage.wrong.clear()
     return outcome
 
 
@@ -431,7 +561,11 @@ async def campaign(
     chance, outcomes = random.Random(seed), []
     with TemporaryDirectory(prefix="hashcost-soak-") as directory:
         async with AsyncExitStack() as stack:
-            site = await stack.enter_async_context(stage(Path(directory), machines, seed))
+            disk = Disk(Path(directory)) if READ_ONLY in names else None
+            if disk is not None:
+                await asyncio.to_thread(disk.make)
+                stack.callback(disk.unmount)
+            site = await stack.enter_async_context(stage(Path(directory), machines, seed, disk))
             for name in names:
                 outcomes.append(await strike(site, name, chance))
                 told(outcomes[-1])
@@ -448,13 +582,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=FAULTS, action="append")
     options = parser.parse_args()
+    names = options.only or list(FAULTS)
+    if not options.only and not may_have_a_disk():
+        names.remove(READ_ONLY)
+        print(f"not run: {READ_ONLY}, which needs root and a loop device", file=sys.stderr)  # noqa: T201
     print(HEADER, flush=True)  # noqa: T201 - this is its output
     well = True
     for number in range(options.rounds):
         outcomes = asyncio.run(
             campaign(
                 options.machines,
-                options.only or list(FAULTS),
+                names,
                 seed=options.seed + number,
                 told=lambda outcome: print(outcome.row(), flush=True),  # noqa: T201
             )
