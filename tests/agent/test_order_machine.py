@@ -111,6 +111,7 @@ class World:
     commanded: dict[int, tuple[datetime, Order]] = field(default_factory=dict)
     """By order: when a machine was last told, and by which order."""
     waiting: list[tuple[datetime, asyncio.Event]] = field(default_factory=list)
+    _read: tuple[tuple[Store, int], list[Order]] | None = None
 
     def promise(self, kept: object, promise: str) -> None:
         """Note a promise that was broken."""
@@ -141,8 +142,11 @@ class World:
         self.waiting = [(at, event) for at, event in self.waiting if not event.is_set()]
 
     def orders(self) -> list[Order]:
-        """What is in the file."""
-        return self.store.load_orders(datetime.fromtimestamp(0, tz=self.clock().tzinfo))
+        """What is in the file, read anew when something was written."""
+        version = (self.store, self.store._db.conn.total_changes)
+        if self._read is None or self._read[0] != version:
+            self._read = version, self.store.load_orders(datetime.fromtimestamp(0, tz=self.clock().tzinfo))
+        return self._read[1]
 
 
 class LyingMachine:
@@ -472,8 +476,9 @@ def _known(model: LyingMachine) -> Any:
     """A machine as the agent remembers it: one that has run in every mode, if it was `learned`."""
     known = machine(int(model.address.host.rpartition(".")[2]))
     for mode in FACTORS if model.learned else ():
+        said = model.as_it_mined(mode)
         for _ in range(SAMPLES_NEEDED):
-            known.baselines.observe(model.as_it_mined(mode))
+            known.baselines.observe(said)
     return known
 
 

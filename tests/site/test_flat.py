@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.agent.month import DAYS, KEPT_DAYS, MACHINES
+from tests.site.flat_month import DAYS, KEPT_DAYS, MACHINES
 from tests.agent.processes import ROOT, child_environment
 
 GROWTH_BLOCKS = 400
@@ -18,7 +18,7 @@ def least(days):
 
 def test_memory_files_and_tasks_are_flat_over_a_simulated_month(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.agent.month", tmp_path],
+        [sys.executable, "-m", "tests.site.flat_month", tmp_path],
         cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
