@@ -291,6 +291,11 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
     return f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, or one."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def span(time: timedelta) -> str:
     """A length of time in the largest unit that still tells something; nothing is shorter than none."""
     seconds = max(0, int(time.total_seconds()))

@@ -34,7 +34,7 @@ def fleet_columns(shown: Glyphs) -> list[Fleet]:
         Fleet("expected", _expected, _share, right=True),
         Fleet("strike", lambda view: (number(view.strike_price_usd_per_kwh, 4), ""), _strike, right=True),
         Fleet("group", lambda view: (view.group, ""), lambda view: view.group),
-        Fleet("seen", _seen, lambda view: view.seen_at, right=True),
+        Fleet("seen, UTC", _seen, lambda view: view.seen_at, right=True),
         Fleet("W from", lambda view: (_source(view), "dim"), _source),
     ]
 

@@ -262,8 +262,9 @@ class SitesApp(App[Chosen]):
     async def _refresh_forever(self) -> None:
         while True:
             self.state = await self.source.state()
-            if isinstance(self.screen, FleetTable):
-                self.screen.show(self.state)
+            for screen in self.screen_stack[-1:]:  # none any more while it ends
+                if isinstance(screen, FleetTable):
+                    screen.show(self.state)
             await asyncio.sleep(REFRESH_S)
 
     def action_go(self, name: str) -> None:

@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 
-from tests.site.flat_month import DAYS, KEPT_DAYS, MACHINES
 from tests.agent.processes import ROOT, child_environment
+from tests.site.flat_month import DAYS, KEPT_DAYS, MACHINES
 
 GROWTH_BLOCKS = 400
 """Of memory in 26 days, 624 rounds: to forget to drop the smallest thing once a round is more; caches make 200."""

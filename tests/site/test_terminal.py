@@ -75,7 +75,7 @@ def test_the_demo_is_watched_and_operated_with_keys(terminal, tmp_path):
     terminal.press("3")
     terminal.until("proposals", "below_breakeven", "within this minute")
     terminal.press("Home", "A")
-    terminal.until("approve 1 machines?", "USD/hour")
+    terminal.until("approve 1 machine?", "USD/hour")
     terminal.press("Tab", "Enter")  # one of 24 is no twentieth: no number is asked for
     terminal.until("1 of 1")
     terminal.press("1")

@@ -94,7 +94,7 @@ async def test_a_machine_is_curtailed_after_its_number_is_typed_and_restored(tmp
         await shows(pilot, "RECOMMEND", "10.0.0.2")
         await pilot.press("home", "C")
         await asked(pilot)
-        await shows(pilot, "curtail 1 machines?", "kW", "USD/hour", "10.0.0.1", "Type 1 to go on")
+        await shows(pilot, "curtail 1 machine?", "kW", "USD/hour", "10.0.0.1", "Type 1 to go on")
         yes = pilot.app.screen.query_one("#yes", Button)
         assert yes.disabled
         await pilot.press("2", "enter")
@@ -152,10 +152,10 @@ async def test_proposals_are_approved_and_rejected(tmp_path):
         await shows(pilot, "2 proposals", "nothing is owed to the grid", "within this minute: down 0 of")
         await pilot.press("home", "A")
         await asked(pilot)
-        await shows(pilot, "approve 1 machines?", "below_breakeven")
+        await shows(pilot, "approve 1 machine?", "below_breakeven")
         await pilot.press("1", "enter", "enter")
         await until(pilot, lambda: sum(map(len, commands(agent).values())) == 1)
-        await shows(pilot, "1 proposals")
+        await shows(pilot, "1 proposal")
         answer = await pilot.app.source.tell("orders")
         assert all(each["due_by"] for each in answer["orders"] if each["state"] != "dispatching")
         await pilot.press("a", "X")
@@ -220,4 +220,5 @@ async def test_an_agent_that_goes_down_meanwhile_is_told(tmp_path):
 def test_more_than_a_twentieth_is_large(count, site, large):
     plan = Plan(verb="curtail", count=count, site_machines=site, kw=1.0, usd_per_day=24.0, lines=[])
     assert plan.is_large is large
-    assert question(plan).plain == f"curtail {count} machines?\n1.0 kW, +1.00 USD/hour for the site"
+    machines = "1 machine" if count == 1 else f"{count} machines"
+    assert question(plan).plain == f"curtail {machines}?\n1.0 kW, +1.00 USD/hour for the site"

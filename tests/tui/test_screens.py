@@ -262,7 +262,7 @@ async def test_orders_are_shown_with_what_waits_for_a_person_first(database):
         store.create_order(order(OrderState.PROPOSED))
     async with opened(database) as pilot:
         await pilot.press("3")
-        await shows(pilot, "1 proposals (9.0 kW)", "1 orders under way", "1 failed within a day")
+        await shows(pilot, "1 proposal (9.0 kW)", "1 order under way", "1 failed within a day")
         await shows(pilot, "did_not_obey", "54 min left")
         assert [line.order.state for line in table(pilot).rows] == [
             OrderState.PROPOSED, OrderState.DISPATCHED, OrderState.FAILED,
@@ -337,6 +337,7 @@ async def test_prices_their_sources_and_the_merit_order_are_shown(database):
         )
         await shows(pilot, "92,870", "held", "failing", "timeout: no whole answer", "not asked yet")
         await shows(pilot, "9.0 of 15.5 kW (58%) under water", "hashprice 39.44 USD/PH/day", "loses", "earns")
+        await shows(pilot, "answered, UTC", "hashcost USD/PH/day")
         page = text(pilot)
         assert page.index("earns") < page.index("── hashprice") < page.index("loses")
 
@@ -479,7 +480,7 @@ async def test_a_proposal_that_nobody_took_up_is_no_failure_and_one_that_a_perso
         store.create_order(order(OrderState.PROPOSED))
     async with opened(database) as pilot:
         await pilot.press("3")
-        await shows(pilot, "1 proposals", "anna")
+        await shows(pilot, "1 proposal", "anna")
         assert [(line.order.state, line.order.ordered_by) for line in table(pilot).rows] == [
             (OrderState.PROPOSED, "policy"), (OrderState.EXPIRED, "anna"),
         ]  # fmt: skip

@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from agent.explain import printable
+from agent.summary import counted
 
 LARGE_SHARE = 0.05
 HOURS = 24.0
@@ -97,7 +98,7 @@ class ConfirmScreen(ModalScreen[bool]):
 def question(plan: Plan) -> Text:
     """In one line, and what it is worth in another."""
     hourly = plan.usd_per_day / HOURS
-    text = Text.assemble((f"{plan.verb} {plan.count} machines?", "bold"))
+    text = Text.assemble((f"{plan.verb} {counted(plan.count, 'machine')}?", "bold"))
     if plan.kw or plan.usd_per_day:
         worth = f"forgoes {hourly:.2f} USD/hour" if plan.forgone else f"{hourly:+.2f} USD/hour for the site"
         text.append(f"\n{plan.kw:,.1f} kW, {worth}")

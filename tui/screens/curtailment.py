@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from agent.explain import printable
 from agent.orders import Order, OrderState, Patience
-from agent.summary import span
+from agent.summary import counted, span
 from agent.view import MachineView
 from drivers.reading import MachineId
 from tui.bindings import CURTAILMENT, bindings
@@ -142,7 +142,10 @@ def order_lines(
             for each in proposals
         ),
         *(_line(each, views, now, _time_of(each, now, due_by.get(each.order_id))) for each in under_way),
-        *(_line(each, views, now, f"{each.settled_at or each.created_at:%H:%M}") for each in state.failures),
+        *(
+            _line(each, views, now, f"{each.settled_at or each.created_at:%H:%M} UTC")
+            for each in state.failures
+        ),
     ]
 
 
@@ -166,8 +169,8 @@ def summary(state: SiteState, agent: AgentState) -> list[Text]:
     failed = sum(order.state is OrderState.FAILED for order in state.failures)
     lines = [
         Text.assemble(
-            (f"{len(proposals)} proposals ({kw:.1f} kW)", "bold yellow" if proposals else "dim"),
-            f"   {len(state.orders) - len(proposals)} orders under way   ",
+            (f"{counted(len(proposals), 'proposal')} ({kw:.1f} kW)", "bold yellow" if proposals else "dim"),
+            f"   {counted(len(state.orders) - len(proposals), 'order')} under way   ",
             (f"{failed} failed within a day", "bold red" if failed else "dim"),
         )
     ]

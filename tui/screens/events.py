@@ -81,7 +81,7 @@ def _style(what: str) -> str:
 
 Line = Column[Happened]
 COLUMNS = (
-    Line("time", lambda line: (f"{line.at:%d %b %H:%M:%S}", ""), lambda line: line.at),
+    Line("time, UTC", lambda line: (f"{line.at:%d %b %H:%M:%S}", ""), lambda line: line.at),
     Line("what", lambda line: (line.what, _style(line.what)), lambda line: line.what),
     Line("who", lambda line: (line.who, ""), lambda line: line.who),
     Line("machine", lambda line: (line.machine_id, ""), lambda line: line.machine_id),

@@ -116,7 +116,7 @@ def page(
     decision = snapshot.decisions.get(view.machine_id)
     if decision is not None:
         does = "leaves it as it is" if decision.action is None else decision.action.value
-        verdict.add_row("agent", f"{does}: {decision.reason.value} since {_clock(decision.since)}")
+        verdict.add_row("agent", f"{does}: {decision.reason.value} since {_clock(decision.since)} UTC")
     yield verdict
     if facts is None:
         yield Text("...", "dim")
@@ -162,7 +162,7 @@ def _insides(detail: MachineDetail | None) -> Iterator[RenderableType]:
     fans = ", ".join(f"{rpm}" for rpm in detail.fans_rpm) or "not told"
     uptime = "not told" if detail.uptime_s is None else f"{detail.uptime_s / 3600:.1f} h"
     yield Text(
-        f"fans {fans} rpm   inlet {number(detail.inlet_temp_c, 0)} C   up {uptime}   seen {_clock(detail.as_of)}"
+        f"fans {fans} rpm   inlet {number(detail.inlet_temp_c, 0)} C   up {uptime}   seen {_clock(detail.as_of)} UTC"
     )
     for pool in detail.pools:
         used = ", in use" if pool.active else ""
@@ -175,7 +175,7 @@ def _baselines(facts: MachineFacts) -> Iterator[RenderableType]:
     if not facts.baselines:
         return
     yield _heading("baselines")
-    known = _table("mode", "TH/s", "W", "J/TH", "samples", "as of")
+    known = _table("mode", "TH/s", "W", "J/TH", "samples", "as of, UTC")
     for each in facts.baselines:
         known.add_row(
             "-" if each.power_mode is None else each.power_mode.value,
@@ -193,7 +193,7 @@ def _orders(orders: Sequence[OrderEvidence]) -> Iterator[RenderableType]:
     if not orders:
         yield Text("none", "dim")
         return
-    told = _table("order", "made", "action", "state", "why", "by", "before", "after")
+    told = _table("order", "made, UTC", "action", "state", "why", "by", "before, UTC", "after, UTC")
     for each in orders:
         order = each.order
         told.add_row(

@@ -16,7 +16,7 @@ from agent import economics
 from agent.explain import printable
 from agent.lots import Lot
 from agent.market.quote import PriceState
-from agent.summary import breakeven_efficiency, number, span
+from agent.summary import breakeven_efficiency, counted, number, span
 from agent.whatif import Step, merit_order, prices_of
 from tui.bindings import MARKET, bindings
 from tui.charts import bar, sparkline
@@ -142,7 +142,7 @@ def _figures(prices: Mapping[str, Any], grown: timedelta, *, stale: bool) -> Tab
 
 def _sources(sources: Sequence[Mapping[str, Any]], *, stale: bool) -> Table:
     """As they were when the agent last told of them, which may be long ago."""
-    table = _table("source", "state", "answered", "what")
+    table = _table("source", "state", "answered, UTC", "what")
     for each in sources:
         failure, answered_at = each["failure"], each["answered_at"]
         if failure is not None:
@@ -154,7 +154,7 @@ def _sources(sources: Sequence[Mapping[str, Any]], *, stale: bool) -> Table:
         table.add_row(
             printable(each["name"]),
             state,
-            "never" if answered_at is None else answered_at[5:19].replace("T", " "),
+            "never" if answered_at is None else f"{datetime.fromisoformat(answered_at):%d %b %H:%M:%S}",
             printable(each["values"] if failure is None else failure),
         )
     return table
@@ -175,8 +175,9 @@ def _merit(
     yield Text(
         f"{under:,.1f} of {total:,.1f} kW ({share}) under water", "bold red" if under else "bold green"
     )
-    room = max(10, width - 62)
+    room = max(10, width - 66)
     most = max(step.power_kw for step in steps)
+    yield Text(f"{'model':<20} {'J/TH':>5}  {'hashcost USD/PH/day':>19}  {'kW':>9}", "dim", no_wrap=True)
     drawn = False
     for step in steps[:MOST_STEPS]:
         if not step.earns and not drawn:
@@ -188,7 +189,9 @@ def _merit(
     if len(steps) > MOST_STEPS:
         yield Text(f"... and {len(steps) - MOST_STEPS} more steps", "dim")
     if unknown:
-        yield Text(f"{unknown} machines are left out: it is not known what they do while they run", "yellow")
+        yield Text(
+            f"without {counted(unknown, 'machine')} of which it is not known what running does", "yellow"
+        )
 
 
 def _waterline(hashprice: float, shown: Glyphs, width: int) -> Text:
@@ -200,8 +203,8 @@ def _waterline(hashprice: float, shown: Glyphs, width: int) -> Text:
 
 def _step(step: Step, most: float, room: int, shown: Glyphs) -> Text:
     return Text.assemble(
-        f"{printable(step.model)[:20]:<20} {step.efficiency_j_per_th:5.1f} J/TH  {step.hashcost_usd_per_ph_day:6.2f}  "
-        f"{step.power_kw:9,.1f} kW ",
+        f"{printable(step.model)[:20]:<20} {step.efficiency_j_per_th:5.1f}  {step.hashcost_usd_per_ph_day:19.2f}  "
+        f"{step.power_kw:9,.1f} ",
         ("earns " if step.earns else "loses ", "green" if step.earns else "red"),
         (bar(step.power_kw / most if most else 0.0, room, shown), "green" if step.earns else "red"),
         no_wrap=True,
@@ -230,6 +233,6 @@ def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
         wide = heading in {"what", "note"}
-        least = {"value": 10, "state": 7, "acted on": 8, "age": 5}.get(heading)
+        least = {"number": 18, "value": 10, "state": 7, "acted on": 8, "age": 5}.get(heading)
         table.add_column(heading, no_wrap=not wide, min_width=least)
     return table

@@ -12,6 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from agent.lots import Lot
+from agent.summary import counted
 from agent.whatif import Outcome, Prices, assess, model_lines, prices_of
 from tui.bindings import WHAT_IF, bindings
 from tui.screens.base import SiteScreen
@@ -75,7 +76,9 @@ class WhatIfScreen(SiteScreen):
             return
         self._drawn = what
         note = (
-            Text(f"{unknown} machines are left out: it is not known what they do", "yellow")
+            Text(
+                f"without {counted(unknown, 'machine')} of which it is not known what running does", "yellow"
+            )
             if unknown
             else Text()
         )

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from agent.market.quote import PriceState
-from agent.summary import STATE_STYLE, breakeven_efficiency, number, span
+from agent.summary import STATE_STYLE, breakeven_efficiency, counted, number, span
 from agent.view import SiteTotals
 from drivers.reading import RunState
 from tui.charts import sparkline
@@ -138,7 +138,7 @@ def _trust(
         Part(badges),
         *([Part(Text(f"DISK: {problem}", "bold red"), 1)] if problem else []),
         Part(Text(seen, "bold red" if stale else "dim"), 1),
-        Part(Text(f"{site.machines} machines"), 3),
+        Part(Text(counted(site.machines, "machine")), 3),
         Part(Text("  ").join(Text(*count) for count in counts), 2),
     ]
 
