@@ -126,6 +126,10 @@ def whatsminer_token(password: str, issued: Mapping[str, Any]) -> Any:
     return btminer.TokenData(host_sign=sign, host_passwd_md5=key)
 
 
+md5_crypt.set_backend()
+"""Once here: else each salt of `using` would try the backend anew, which costs as much as the hash."""
+
+
 def _md5crypt(word: str, salt: str) -> str:
     """The hash alone. Not pyasic's, which hands the salt over in a way that passlib warns about."""
     return str(md5_crypt.using(salt=salt[:8]).hash(word)).split("$")[3]

@@ -31,11 +31,12 @@ from drivers.driver import (
     Timings,
     Unsupported,
 )
+from drivers.http import Response
 from drivers.reading import Address, Identity, PowerMode
 from drivers.reads import deadline, endpoint
 from drivers.transport import CGMINER_PORT, Answer, ask_cgminer, decode_object
 from drivers.values import mapping, rows, text, whole
-from drivers.web import Page, WebAccess, fetch
+from drivers.web import WebAccess, fetch
 from drivers.whatsminer_answers import refusal
 
 _logger = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class _HttpControl(_FirmwareControl):
             raise AuthenticationFailed(self._address, "no token for our login, check the credentials")
         return value
 
-    def _decoded(self, path: str, page: Page) -> Answer:
+    def _decoded(self, path: str, page: Response) -> Answer:
         where = f"{path}: HTTP {page.status}"
         if page.status in _DENIED:
             raise AuthenticationFailed(self._address, f"{where}, check the credentials")

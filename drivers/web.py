@@ -8,13 +8,14 @@ import contextvars
 import functools
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import httpx
 
 from drivers.connection import Endpoint, failure
+from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     ConnectionLost,
@@ -27,7 +28,7 @@ from drivers.driver import (
     Unreachable,
     Unsupported,
 )
-from drivers.http import respond
+from drivers.http import Request, Response, respond
 from drivers.transport import Answer, decode_object
 
 _SILENT_CLOSE = "without sending a response"
@@ -39,7 +40,7 @@ _ABSENT = {404, 405, 501}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What came back, whatever its status."""
+    """What a browser would show, whatever its status."""
 
     status: int
     headers: httpx.Headers
@@ -53,12 +54,12 @@ class Page:
 
 
 class WebAccess:
-    """Requests to one machine. The digest challenge is kept, so that only the first one meets a 401."""
+    """Requests to one machine, with the login that it may want."""
 
     def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
-        self._auth = _Digest(credentials) if credentials else None
+        self._auth = Digest(credentials) if credentials else None
 
     async def json(self, path: str) -> Answer:
         """The JSON object at `path`, broken punctuation mended. Raises `DriverError`: a wrong login is
@@ -78,14 +79,14 @@ class WebAccess:
             return None
         return self._decoded(page, path, decode_object)
 
-    async def _get(self, path: str) -> Page:
+    async def _get(self, path: str) -> Response:
         """One page. A machine that denies us and then breaks the connection has locked us out."""
         try:
             return await fetch(self._endpoint, path, self._auth)
         except DriverError as error:
             if self._auth is None or self._credentials is None or not self._auth.denied:
                 raise
-            self._auth = _Digest(self._credentials)
+            self._auth = Digest(self._credentials)
             where = f"{self._where(path)}: HTTP 401 and then nothing"
             raise AuthenticationFailed(
                 self._endpoint.name, f"{where}, check the credentials", sent=True
@@ -94,7 +95,7 @@ class WebAccess:
     def _where(self, path: str) -> str:
         return f"http port {self._endpoint.port} {path}"
 
-    def _decoded(self, page: Page, path: str, decode: Callable[[bytes], Answer]) -> Answer:
+    def _decoded(self, page: Response, path: str, decode: Callable[[bytes], Answer]) -> Answer:
         where = f"{self._where(path)}: "
         if page.status in _DENIED:
             raise AuthenticationFailed(
@@ -108,28 +109,6 @@ class WebAccess:
             return decode(page.body)
         except ValueError as error:
             raise Malformed(self._endpoint.name, f"{where}{error}", sent=True) from error
-
-
-class _Digest(httpx.DigestAuth):
-    """Digest authentication that remembers whether the machine `denied` the latest login that was sent: httpx
-    then tries once more by itself, in case only the nonce was old."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        super().__init__(credentials.username, credentials.password)
-        self.denied = False
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """As httpx's."""
-        self.denied = False
-        flow = super().auth_flow(request)
-        outgoing = next(flow)
-        while True:
-            response = yield outgoing
-            self.denied = response.status_code in _DENIED and "Authorization" in outgoing.headers
-            try:
-                outgoing = flow.send(response)
-            except StopIteration:
-                return
 
 
 def _strictly(body: bytes) -> Answer:
@@ -152,38 +131,32 @@ def _no_constant(name: str) -> None:
 async def fetch(
     endpoint: Endpoint,
     path: str,
-    auth: httpx.Auth | None = None,
+    login: Digest | None = None,
     *,
     post: Answer | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Page:
+) -> Response:
     """GET one page, or POST an object to it. Raises `DriverError`, its `sent` as in `transport.exchange`."""
-    method = "GET" if post is None else "POST"
+    request = Request(path=path, headers=headers or {}, post=post)
     try:
-        url = _url(endpoint.host, endpoint.port, path)
         async with asyncio.timeout(endpoint.call_s):
-            flow = (auth or httpx.Auth()).sync_auth_flow(
-                httpx.Request(method, url, json=post, headers=headers)
-            )
-            request = next(flow)
-            while True:
-                response = await respond(endpoint, request)
-                try:
-                    request = flow.send(response)
-                except StopIteration:
-                    return Page(response.status_code, response.headers, response.content)
+            if login is None:
+                return await respond(endpoint, request)
+            login.denied = False
+            response = await respond(endpoint, _with_login(request, login))
+            if login.challenged(response):
+                response = await respond(endpoint, _with_login(request, login))
+                login.denied = response.status in _DENIED
+            return response
     except TimeoutError as error:
         detail = f"no complete answer on http port {endpoint.port} in time"
         raise NoAnswer(endpoint.name, detail, sent=True) from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # a challenge that is none
+    except ValueError as error:  # a challenge that is none
         raise Malformed(endpoint.name, f"http port {endpoint.port}: {error}", sent=True) from error
 
 
-@functools.lru_cache(maxsize=2048)
-def _url(host: str, port: int, path: str) -> httpx.URL:
-    """Taken apart once for the pages that are asked for again before and after a command: that costs half of what
-    making a request does. Raises `httpx.InvalidURL`."""
-    return httpx.URL(f"http://{host}:{port}{path}")
+def _with_login(request: Request, login: Digest) -> Request:
+    return replace(request, headers={**request.headers, **login.authorization(request.method, request.path)})
 
 
 async def browse(endpoint: Endpoint, path: str) -> Page:

@@ -1,13 +1,16 @@
 """Responses of machines' web interfaces, whole and in pieces: never a body that was cut."""
 
-import httpx
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.http import HttpAnswer, wire
+from drivers.connection import Endpoint
+from drivers.http import HttpAnswer, Request, Response, wire
 
-GET = httpx.Request("GET", "http://10.0.0.1/cgi-bin/summary.cgi?x=1")
+PORT = Endpoint(name="x", host="10.0.0.1", port=80, connect_s=1.0, call_s=1.0, max_bytes=1000)
+GET = Request(path="/cgi-bin/summary.cgi?x=1")
 BODY = b'{"STATUS":[{"STATUS":"S"}]}'
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: text/json\r\nContent-Length: 27\r\n\r\n" + BODY
 CHUNKED = (
@@ -18,32 +21,32 @@ UNTIL_CLOSED = b"HTTP/1.0 200\r\nServer: lighttpd\r\n\r\n" + BODY
 GOES_ON = b"HTTP/1.1 100 Continue\r\n\r\n" + LENGTH
 
 
-def taken(said: bytes, *, ended: bool = True) -> httpx.Response | None:
-    return HttpAnswer(GET)(bytearray(said), ended)
+def taken(said: bytes, *, ended: bool = True) -> Response | None:
+    return HttpAnswer()(bytearray(said), ended)
 
 
 @pytest.mark.parametrize("said", [LENGTH, CHUNKED, UNTIL_CLOSED, GOES_ON])
 def test_a_whole_response(said) -> None:
     response = taken(said)
     assert response is not None
-    assert (response.status_code, response.content) == (200, BODY)
+    assert (response.status, response.body) == (200, BODY)
 
 
 @pytest.mark.parametrize("said", [LENGTH, CHUNKED, GOES_ON])
 def test_one_that_says_its_end_needs_no_end_of_the_connection(said) -> None:
     response = taken(said + b"more than that", ended=False)
     assert response is not None
-    assert response.content == BODY
+    assert response.body == BODY
 
 
 @pytest.mark.parametrize("said", [LENGTH, CHUNKED, GOES_ON])
 def test_it_comes_byte_by_byte(said) -> None:
-    take, received, found = HttpAnswer(GET), bytearray(), []
+    take, received, found = HttpAnswer(), bytearray(), []
     for byte in said:
         received.append(byte)
         found.append(take(received, False))
     first = next(response for response in found if response is not None)
-    assert first.content == BODY
+    assert first.body == BODY
     assert found.index(first) >= len(said) - 3  # the blank line after the last chunk says nothing
 
 
@@ -84,13 +87,14 @@ def test_nothing_yet_is_waited_for() -> None:
 def test_a_page_without_a_body() -> None:
     response = taken(b"HTTP/1.1 204 No Content\r\n\r\n", ended=False)
     assert response is not None
-    assert (response.status_code, response.content) == (204, b"")
+    assert (response.status, response.body) == (204, b"")
 
 
 def test_what_is_sent() -> None:
-    assert wire(GET).splitlines()[0] == b"GET /cgi-bin/summary.cgi?x=1 HTTP/1.1"
-    assert b"Host: 10.0.0.1\r\n" in wire(GET)
-    posted = wire(httpx.Request("POST", "http://10.0.0.1/x", json={"a": 1}, headers={"Authorization": "t"}))
+    assert wire(PORT, GET).splitlines()[0] == b"GET /cgi-bin/summary.cgi?x=1 HTTP/1.1"
+    assert b"Host: 10.0.0.1\r\n" in wire(PORT, GET)
+    assert b"Host: 10.0.0.1:8080\r\n" in wire(replace(PORT, port=8080), GET)
+    posted = wire(PORT, Request(path="/x", post={"a": 1}, headers={"Authorization": "t"}))
     head, _, body = posted.partition(b"\r\n\r\n")
     assert body == b'{"a":1}'
     assert b"Content-Length: 7" in head

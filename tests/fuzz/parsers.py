@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import ValidationError
 
 from agent import openadr
@@ -68,12 +67,12 @@ def cgminer(body: bytes) -> Any:
 
 def http(body: bytes) -> Any:
     """As it arrives: in two pieces, then the end."""
-    take = HttpAnswer(httpx.Request("GET", "http://10.0.0.1/"))
+    take = HttpAnswer()
     received = bytearray(body[: len(body) // 2])
     for more, ended in ((b"", False), (body[len(body) // 2 :], False), (b"", True)):
         received += more
         if (response := take(received, ended)) is not None:
-            return response.status_code, len(response.content)
+            return response.status, len(response.body)
     return None
 
 
