@@ -31,10 +31,10 @@ demo: $(BIN)/hashcost  ## a simulated site of 60 machines, the agent, margins an
 fleet-demo: $(VENV)/dev  ## three simulated sites of 200 machines, a cluster of NATS servers, and the fleet of them
 	@if [ -t 1 ]; then exec $(BIN)/hashcost fleet demo; else exec $(BIN)/hashcost fleet demo --once; fi
 
-test: $(VENV)/dev  ## the tests of all parts, ten minutes
+test: $(VENV)/dev  ## the tests of all parts, a quarter of an hour on two cores
 	@$(BIN)/python -m pytest -q --ignore=tests/site
 
-test-site: $(VENV)/dev  ## the whole agent against simulated sites, ten minutes more
+test-site: $(VENV)/dev  ## the whole agent against simulated sites, a quarter of an hour more
 	@$(BIN)/python -m pytest -q tests/site
 
 check: $(VENV)/dev  ## lint, types, import contracts, licences, known vulnerabilities as far as there is a network

@@ -70,6 +70,12 @@ class FleetSection(Section):
     stream_days: float = Field(
         default=30.0, ge=2, le=3660, description="Of fleet run: days that a stream that it makes keeps."
     )
+    keep_days: float = Field(
+        default=400.0,
+        ge=2,
+        le=36_600,
+        description="Of fleet run: days for which hours, orders, events and prices of the sites are kept.",
+    )
     postgres: PostgresSection = Field(
         default=PostgresSection(), description="Of fleet run: PostgreSQL as the database of the fleet."
     )

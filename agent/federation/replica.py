@@ -21,6 +21,7 @@ from agent.federation.messages import COLUMNS, Kind, Message, Row
 from agent.ledger import MS_PER_HOUR
 from agent.order_rows import order_of
 from agent.policy import Action, Reason
+from agent.queries import PRUNE
 from agent.rows import MACHINE_COLUMNS, ROUND_COLUMNS, to_ms
 from agent.store import Store, upsert
 from drivers.driver import utc_now
@@ -38,6 +39,12 @@ _WORDS: Mapping[str, type] = {
     "action": Action,
     "reason": Reason,
 }
+_PRUNE_QUOTES = """
+    delete from quotes where quote_id in (
+        select quote_id from quotes where quote_id < (select min(quote_id) from rounds)
+        and quote_id not in (select quote_id from readings where quote_id is not null) order by quote_id limit ?
+    )
+"""
 _MAY_BE_UNKNOWN = {"power_mode", "basis"}
 _APPRAISED = COLUMNS[Kind.APPRAISALS]
 _LATEST = (*(name for name in _APPRAISED if name not in {"quote_id", "ours", "valid_ms"}), "change")
@@ -76,6 +83,14 @@ class Copy(ABC):
                     refused.append((message, f"{type(error).__name__}: {' '.join(str(error).split())}"))
             self._keep(PLACES, json.dumps(dict(list(places.items())[-MOST_EPOCHS:])))
         return refused
+
+    def drop_old(self, before_ms: int, most: int) -> None:
+        """Drop the oldest of what the site told of before then, at most so many rows of a kind. What is not ended
+        stays, and so do prices that something refers to. Raises as `take`."""
+        with self._changing():
+            for table in ("ledger", "orders", "events", "rounds"):
+                self._run(PRUNE[table], (before_ms, most))
+            self._run(_PRUNE_QUOTES, (most,))
 
     def _keep(self, name: str, value: str) -> None:
         self._upsert("settings", ("name", "value"), "name", [(name, value)])

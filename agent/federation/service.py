@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 from agent import notify
@@ -27,7 +28,7 @@ def run_fleet(config: Config, directory: Path) -> None:
         days=fleet.stream_days,
     )
     settle(directory, fleet.postgres)
-    database = FleetDatabase(directory)
+    database = FleetDatabase(directory, keep=timedelta(days=fleet.keep_days))
     try:
         asyncio.run(
             _until_stopped(Collector(fleet.connection("fleet"), stream, database), config.metrics, directory)

@@ -30,7 +30,7 @@ from agent.federation.outbox import Outbox
 from agent.federation.outlet import waiting
 from agent.federation.overview import draw_fleet, fleet_as_data, notes, site_views
 from agent.federation.sequence import InOrder
-from agent.opened import MARKER
+from agent.opened import MARKER, open_store
 from agent.orders import OrderState
 from agent.policy import Reason
 from agent.reader import Reader
@@ -41,6 +41,12 @@ from tests.agent.builders import NOW, asleep, at, failure, mac, machine, market,
 from tests.agent.processes import hashcost
 
 MUCH = 64 * 1024 * 1024
+OLDEST = {
+    "hours": ("ledger", "hour_ms"),
+    "events": ("events", "at_ms"),
+    "rounds": ("rounds", "began_ms"),
+    "prices": ("quotes", "at_ms"),
+}
 
 
 class Site:
@@ -392,6 +398,43 @@ async def test_an_hour_that_is_booked_again_is_so_in_the_fleet_too(site, directo
     delivered(directory, site.flush())
     (again, *_) = table(export_fleet(directory, start, None, Period.HOUR, None))
     assert (again["energy_cost_usd"], again["energy_kwh"]) == ("99", first["energy_kwh"])
+
+
+async def test_what_is_older_than_it_is_kept_for_is_dropped_some_at_a_time(site, directory, monkeypatch):
+    monkeypatch.setattr(fleet_database, "PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr(fleet_database, "PRUNE_ROWS", 7)
+    start = NOW.replace(minute=0)
+    hours_of_readings(site, start, 5, machines=2)
+    site.store.save_events(
+        [Event(at=start + timedelta(hours=each), kind="noted", detail="") for each in range(5)]
+    )
+    await book(site)
+    delivered(directory, site.flush())
+    path, boundary = directory / "denver.db", start + timedelta(hours=3)
+
+    def first_ms():
+        with closing(open_store(path)) as copy:
+            return {
+                what: copy.db.execute(f"select min({column}), count(*) from {table}").fetchone()
+                for what, (table, column) in OLDEST.items()
+            }
+
+    before = first_ms()
+    assert all(oldest < to_ms(boundary) for oldest, _ in before.values())
+    fleet = FleetDatabase(directory, now=lambda: boundary + timedelta(days=2), keep=timedelta(days=2))
+    with closing(fleet):
+        fleet.take(site.flush()[-1:])  # so that the site is known here
+        once = first_ms()
+        assert all(before[what][1] - once[what][1] <= 7 for what in OLDEST)
+        for _ in range(500):
+            fleet.take([])
+    after = first_ms()
+    assert all(oldest >= to_ms(boundary) for oldest, _ in after.values())
+    assert all(0 < count < before[what][1] for what, (_, count) in after.items())
+    with Reader(path) as reader:
+        assert len(reader.latest()) == 2
+    delivered(directory, site.flush())  # what comes again is known, and does not come back
+    assert first_ms() == after
 
 
 def test_an_empty_fleet_has_nothing_to_export(directory):
