@@ -1,8 +1,9 @@
 """What happened, and who did it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from textual.widgets import Input
 from agent.database import StoreError
 from agent.orders import Order
 from agent.rows import Event
+from drivers.reading import MachineId
 from tui.bindings import EVENTS, bindings
 from tui.screens.base import SiteScreen
 from tui.source import AgentState, SiteState
@@ -31,16 +33,20 @@ class Happened:
     at: datetime
     what: str
     who: str
+    machine: str
+    """Its address, as other screens name it; its id if it is not known any more."""
     machine_id: str
     detail: str
 
     @property
     def text(self) -> str:
         """All of it, for the filter."""
-        return f"{self.what} {self.who} {self.machine_id} {self.detail}".lower()
+        return f"{self.what} {self.who} {self.machine} {self.machine_id} {self.detail}".lower()
 
 
-def happened(events: Sequence[Event], orders: Sequence[Order]) -> list[Happened]:
+def happened(
+    events: Sequence[Event], orders: Sequence[Order], addresses: Mapping[MachineId, str]
+) -> list[Happened]:
     """Both in one list, the newest first."""
     lines = [
         Happened(
@@ -48,6 +54,7 @@ def happened(events: Sequence[Event], orders: Sequence[Order]) -> list[Happened]
             at=event.at,
             what=event.kind,
             who=_who(event),
+            machine=_named(event.machine_id, addresses),
             machine_id=event.machine_id or "-",
             detail=event.detail,
         )
@@ -59,12 +66,17 @@ def happened(events: Sequence[Event], orders: Sequence[Order]) -> list[Happened]
             at=order.settled_at or order.confirmed_at or order.dispatched_at or order.created_at,
             what=f"{order.action.value} {order.state.value}",
             who=order.ordered_by,
+            machine=_named(order.machine_id, addresses),
             machine_id=order.machine_id,
             detail=" ".join(part for part in (order.reason, order.failure or "", order.detail) if part),
         )
         for order in orders
     ]
     return sorted(lines, key=lambda line: line.at, reverse=True)
+
+
+def _named(machine_id: MachineId | None, addresses: Mapping[MachineId, str]) -> str:
+    return "-" if machine_id is None else addresses.get(machine_id, machine_id)
 
 
 def _who(event: Event) -> str:
@@ -84,7 +96,7 @@ COLUMNS = (
     Line("time, UTC", lambda line: (f"{line.at:%d %b %H:%M:%S}", ""), lambda line: line.at),
     Line("what", lambda line: (line.what, _style(line.what)), lambda line: line.what),
     Line("who", lambda line: (line.who, ""), lambda line: line.who),
-    Line("machine", lambda line: (line.machine_id, ""), lambda line: line.machine_id),
+    Line("machine", lambda line: (line.machine, ""), lambda line: line.machine),
     Line("detail", lambda line: (line.detail, ""), lambda line: line.detail),
 )
 
@@ -118,11 +130,12 @@ class EventsScreen(SiteScreen):
         """Ask for them again, now and then."""
         if monotonic() - self._asked_s >= EVERY_S:
             self._asked_s = monotonic()
-            self.load(self._ask)
+            addresses = {view.machine_id: view.address for view in state.snapshot.picture.views}
+            self.load(partial(self._ask, addresses))
 
-    async def _ask(self) -> None:
+    async def _ask(self, addresses: Mapping[MachineId, str]) -> None:
         try:
-            lines = happened(*await self.site.source.events(MOST))
+            lines = happened(*await self.site.source.events(MOST), addresses)
         except StoreError as error:
             self.note(Text(str(error), "bold red"))
             return
