@@ -1,7 +1,7 @@
 """`python -m bench.fleet`: what a fleet costs, as docs/fleet.md tells it. Needs `hashcost[fleet]` and a NATS server.
 
 How many machines one core of the fleet service takes in, what telling costs a site's round, how many bytes a machine is
-on the wire, and how long it takes from a stored round to the fleet's database over a cluster of three.
+on the wire, and how long it takes over a cluster of three from a stored round to the fleet's database and its terminal.
 """
 
 import asyncio
@@ -28,6 +28,8 @@ from agent.simulated.nats import Cluster
 from agent.store import Store, StoreError
 from tests.agent import postgres
 from tests.agent.builders import at, machine, market, reading, save
+from tui.fleet_source import FleetSource
+from tui.sites import SitesApp
 
 SITES, MACHINES, ROUNDS, DELAYS = 3, 2_000, 6, 15
 MUCH = 1024 * 1024 * 1024
@@ -117,7 +119,8 @@ def arrived(path: Path, name: str) -> Sequence[Arrived]:
 
 
 async def delay(directory: Path) -> None:
-    """From the moment that a round of 200 machines is stored on site until the fleet's database shows it."""
+    """From the moment that a round of 200 machines is stored on site until the fleet's database has it, and its
+    terminal shows it."""
     (directory / "nats").mkdir()
     with Cluster(directory / "nats") as cluster, opened(directory / "site.db", "site") as store:
         fleet = FleetDatabase(directory / "cluster-fleet")
@@ -130,7 +133,9 @@ async def delay(directory: Path) -> None:
         servers = Servers(addresses=cluster.urls, name="site")
         uplink = Uplink(servers, directory / "site.db", take, org="bench", site="site")
         tasks = [asyncio.create_task(collector.run()), asyncio.create_task(uplink.run())]
-        took_s = []
+        took_s, shown_s = [], []
+        app = SitesApp(FleetSource(directory / "cluster-fleet"))
+        terminal = asyncio.create_task(app.run_async(headless=True, size=(120, 40)))
         machines = [machine(number, reading()) for number in range(1, 201)]
         for turn in range(DELAYS + 1):
             now = datetime(2026, 2, 1, tzinfo=UTC) + timedelta(seconds=30 * turn)
@@ -139,13 +144,26 @@ async def delay(directory: Path) -> None:
             while shown(directory / "cluster-fleet" / "site.db") != now:  # noqa: ASYNC110 - another's database
                 await asyncio.sleep(0.02)
             took_s.append(monotonic() - began_s)
+            while not seen(app, now):  # noqa: ASYNC110 - the terminal tells nobody
+                await asyncio.sleep(0.02)
+            shown_s.append(monotonic() - began_s)
             await asyncio.sleep(random.uniform(0.5, 1.5))
+        app.exit()
+        await terminal
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
         fleet.close()
-    took_s = sorted(took_s[1:])  # the first waits for the cluster to begin
-    tell(f"delay: {statistics.median(took_s):.2f} s in the middle, {took_s[-1]:.2f} s at most of {DELAYS}")
+    for what, found in (("database", took_s), ("terminal", shown_s)):
+        each_s = sorted(found[1:])  # the first waits for the cluster to begin
+        middle_s = statistics.median(each_s)
+        tell(f"delay to the {what}: {middle_s:.2f} s in the middle, {each_s[-1]:.2f} s at most of {DELAYS}")
+
+
+def seen(app: SitesApp, at: datetime) -> bool:
+    """Whether the terminal has drawn the round of then."""
+    sites = [] if app.state is None else app.state.sites
+    return any(site.stored is not None and site.stored.picture.market.at == at for site in sites)
 
 
 def shown(copy: Path) -> datetime | None:
