@@ -17,7 +17,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from agent.federation.bucket import Bucket, OvertakenError, claim_key, claims_in
-from agent.federation.connection import FAILURES, Contact, Servers
+from agent.federation.connection import FAILURES, Contact, Servers, pause
 from agent.orders import Order
 from agent.policy import Reason
 from agent.tenure import NotOursError
@@ -122,17 +122,10 @@ class Claims:
                 await bucket.find(_NOBODY)  # raises where servers do not answer
                 await self._step(bucket)
                 self._contact.reached()
-                await self._pause()
+                await pause(self._poke, LOOK_EVERY_S)
         finally:
             self._bucket = None
             self._ours = {}
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK_EVERY_S):
-                await self._poke.wait()
-        except TimeoutError:
-            pass
 
     async def _step(self, bucket: Bucket) -> None:
         if self._wanted - self._ours.keys():

@@ -32,7 +32,7 @@ from agent.federation.bucket import (
     setting_key,
     settings_in,
 )
-from agent.federation.connection import FAILURES, Contact, Servers
+from agent.federation.connection import FAILURES, Contact, Servers, pause
 from agent.orders import Order
 from agent.tenure import Inheritance, NotOursError
 
@@ -277,19 +277,12 @@ class Lease:
                 self._contact.reached()
                 async with self._news:
                     self._news.notify_all()
-                await self._pause()
+                await pause(self._poke, RENEW_EVERY_S if self._token else LOOK_EVERY_S)
         except asyncio.CancelledError:
             await self._give_back(bucket)
             raise
         finally:
             self._bucket = None
-
-    async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(RENEW_EVERY_S if self._token else LOOK_EVERY_S):
-                await self._poke.wait()
-        except TimeoutError:
-            pass
 
     async def _step(self, bucket: Bucket) -> None:
         if self._token == 0:

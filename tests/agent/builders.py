@@ -1,7 +1,8 @@
 """Ready-made machines, readings, markets and stores: a test states only what it is about."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -305,3 +306,15 @@ async def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> N
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(*loops: Any) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """What runs until it is cancelled, which it is at the end."""
+    tasks = [asyncio.create_task(each.run()) for each in loops]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

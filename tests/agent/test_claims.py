@@ -19,7 +19,7 @@ from agent.partition import Partition
 from agent.policy import Reason
 from agent.simulated.nats import Cluster, server_program
 from agent.tenure import NotOursError, Whole
-from tests.agent.builders import FakeDriver, eventually, mac, machine, order, reading
+from tests.agent.builders import FakeDriver, eventually, mac, machine, order, reading, running
 from tests.agent.processes import ROOT
 from tests.agent.test_service import site
 from tests.agent.test_uplink import key
@@ -50,17 +50,6 @@ def server(tmp_path):
 def part(server, name, **login):
     servers = Servers(addresses=server.urls, name=name, **login)
     return Claims(servers, org="acme", whole="denver", part=name, replicas=len(server.nodes))
-
-
-@asynccontextmanager
-async def running(*claims):
-    tasks = [asyncio.create_task(each.run()) for each in claims]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 @asynccontextmanager

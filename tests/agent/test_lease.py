@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,7 +23,7 @@ from agent.orders import OrderState
 from agent.simulated.nats import Cluster, server_program
 from agent.store import Store
 from agent.tenure import Inheritance, NotOursError
-from tests.agent.builders import NOW, eventually, mac, machine, order, reading, save
+from tests.agent.builders import NOW, eventually, mac, machine, order, reading, running, save
 from tests.agent.processes import ROOT, child_environment
 from tests.agent.test_uplink import key
 
@@ -74,17 +73,6 @@ def claimant(server, name, **login):
     )
     made.begin([], {}, token=0)
     return made
-
-
-@asynccontextmanager
-async def running(*leases):
-    tasks = [asyncio.create_task(each.run()) for each in leases]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 async def owns(each, orders=(), settings=None):
