@@ -4,7 +4,10 @@ import ipaddress
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import settings
+
+from tests.loops import IdleTimeLoop
 
 _FAMILIES_WITHOUT_ADDRESS = str | bytes  # Unix sockets
 
@@ -26,3 +29,8 @@ sys.addaudithook(_loopback_only)
 
 settings.register_profile("hashcost", deadline=None)
 settings.load_profile("hashcost")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """On which event loops a test runs."""
+    return {"idle time": IdleTimeLoop}

@@ -1,7 +1,6 @@
 """Every feed of the power price failing in every way: nothing absurd is believed, nothing stale acted on, and
 `docs/power-source-matrix.md` shows it."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from agent.simulated.power import ERCOT_KEY, SimulatedPower, TruePower
 from agent.simulated.web import SourceFault
 from tests.agent.power_matrix import FEEDS, START, Cell, Key, collect, document, keys, section
 from tests.agent.source_matrix import HandClock
+from tests.loops import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "power-source-matrix.md"
 
@@ -25,7 +25,7 @@ def cells() -> Mapping[Key, Cell]:
     """The matrix, made once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ERCOT_KEY", ERCOT_KEY)
-        return asyncio.run(collect())
+        return run(collect())
 
 
 @pytest.mark.parametrize("feed", FEEDS)

@@ -1,6 +1,5 @@
 """Every source failing in every way: the consensus stays true, and `docs/source-matrix.md` shows it."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from agent.simulated.web import SourceFault
 from tests.agent.source_matrix import Cell, Key, collect, document, keys
+from tests.loops import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "source-matrix.md"
 
@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "source-matrix.md"
 @pytest.fixture(scope="module")
 def cells() -> Mapping[Key, Cell]:
     """The matrix, made once."""
-    return asyncio.run(collect())
+    return run(collect())
 
 
 @pytest.mark.parametrize("key", list(keys()), ids="-".join)

@@ -1,7 +1,6 @@
 """Every fault on every family, for sleep and wake: what the driver says is never more than what is true, and
 `docs/fault-matrix.md` shows it."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from drivers.reading import Family
 from drivers.simulator.faults import Fault
 from tests.drivers.fault_matrix import Cell, Key, collect, document, keys
+from tests.loops import run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fault-matrix.md"
 ANTMINER, V2, V3 = Family.ANTMINER, Family.WHATSMINER_V2, Family.WHATSMINER_V3
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(600)
 def cells() -> Mapping[Key, Cell]:
     """The matrix, made once; on addresses that belong to this process alone."""
     pid = os.getpid()
-    return asyncio.run(collect(f"127.{110 + pid % 4}.{pid // 4 % 256}"))
+    return run(collect(f"127.{110 + pid % 4}.{pid // 4 % 256}"))
 
 
 @pytest.mark.parametrize("key", list(keys()), ids=lambda key: "-".join(str(part) for part in key))

@@ -16,6 +16,7 @@ from drivers.reading import Family
 from drivers.simulator import namespace
 from drivers.simulator.machine import SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
+from tests import loops
 
 EPOCH = datetime(2026, 3, 10, 6, 0, tzinfo=UTC)
 
@@ -135,7 +136,7 @@ def run_isolated() -> Callable[[Callable[[], Coroutine[Any, Any, None]]], None]:
                 namespace.isolate()
             except OSError as error:
                 return str(error)
-            asyncio.run(work())
+            loops.run(work())
             return None
 
         reason = _in_a_child(isolated)
