@@ -434,7 +434,7 @@ async def test_the_agent_tells_and_shows_its_alerts_and_takes_an_acknowledgement
         agent.fakes = {mac(1): FakeDriver(reading(boards=(Board(slot=0, alive=True, chip_temp_c=120.0),)))}
         async with agent:
             running = asyncio.create_task(agent.run())
-            await eventually(lambda: heard, 10)
+            await eventually(lambda: heard)
             (shown,) = await agent.operations.alerts()
             assert (shown["name"], shown["severity"]) == ("chip_temp", "critical")
             assert await agent.operations.acknowledge("chip_temp", "ann")

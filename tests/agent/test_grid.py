@@ -4,7 +4,6 @@ import asyncio
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -34,7 +33,7 @@ from agent.simulated.broker import SimulatedBroker
 from agent.simulated.vtn import SimulatedVtn, event
 from agent.simulated.web import SimulatedSources, SourceFault
 from agent.store import Reader
-from tests.agent.builders import NOW, FakeDriver, HandClock, asleep, mac, machine, reading
+from tests.agent.builders import NOW, FakeDriver, HandClock, asleep, eventually, mac, machine, reading
 from tests.agent.test_service import SiteOfFakes, known
 
 HOUR = timedelta(hours=1)
@@ -50,13 +49,6 @@ def heard(body, at=NOW, *, retained=False):
 def clock_of(hand):
     """A clock whose seconds go along with its hands."""
     return Clock(now=hand, monotonic_s=lambda: hand().timestamp())
-
-
-async def until(holds, within_s=5.0):
-    end = monotonic() + within_s
-    while not holds():
-        assert monotonic() < end, "it did not happen"
-        await asyncio.sleep(0.01)
 
 
 # -- a target -----------------------------------------------------------------------------------------------------
@@ -271,7 +263,7 @@ class Listening:
 
     async def __aenter__(self):
         self.tasks = [asyncio.create_task(loop()) for loop in self.callers.loops.values()]
-        await until(lambda: self.broker.subscribers(TOPIC) == 1)
+        await eventually(lambda: self.broker.subscribers(TOPIC) == 1)
         return self
 
     async def __aexit__(self, *_):
@@ -291,27 +283,27 @@ async def test_a_topic_sheds_and_releases():
     async with SimulatedBroker() as broker, Listening(broker, HandClock()) as site:
         assert site.calls() is None  # nothing was said: what was known before stands
         site.say(0)
-        await until(site.calls)
+        await eventually(site.calls)
         (call,) = site.calls()
         assert (call.to_kw, call.start, call.end) == (4.0, NOW, None)
         site.clock.forward(seconds=60)
         site.say(0)  # said again is the same call
-        await until(lambda: site.callers.statuses()[0].answered_at == site.clock())
+        await eventually(lambda: site.callers.statuses()[0].answered_at == site.clock())
         assert site.calls() == [call]
         site.clock.forward(seconds=60)
         site.say(100)
-        await until(lambda: site.calls() == [])
+        await eventually(lambda: site.calls() == [])
 
 
 async def test_what_is_old_or_makes_no_sense_changes_nothing():
     async with SimulatedBroker() as broker, Listening(broker, HandClock()) as site:
         site.say(0)
-        await until(site.calls)
+        await eventually(site.calls)
         site.say(100, at=NOW - HOUR)
         site.say(100, at=NOW + HOUR)
         broker.publish(TOPIC, b"\xff{")
         broker.publish(TOPIC, b'{"target": 100, "timestamp": 1}' + b" " * 100_000)
-        await until(lambda: "100031 bytes" in str(site.callers.statuses()[0].failure))
+        await eventually(lambda: "100031 bytes" in str(site.callers.statuses()[0].failure))
         assert len(site.calls()) == 1
 
 
@@ -319,14 +311,14 @@ async def test_a_broker_that_goes_is_told_and_looked_for_again(monkeypatch):
     monkeypatch.setattr("agent.mqtt.RETRY_S", 0.05)
     async with SimulatedBroker() as broker, Listening(broker, HandClock()) as site:
         site.say(0)
-        await until(site.calls)
+        await eventually(site.calls)
         broker.drop()
-        await until(lambda: site.callers.statuses()[0].failure is not None)
+        await eventually(lambda: site.callers.statuses()[0].failure is not None)
         assert len(site.calls()) == 1  # what it called for stands
-        await until(lambda: broker.logins == 2 and broker.subscribers(TOPIC) == 1)
+        await eventually(lambda: broker.logins == 2 and broker.subscribers(TOPIC) == 1)
         site.clock.forward(seconds=1)
         site.say(100)
-        await until(lambda: site.calls() == [])
+        await eventually(lambda: site.calls() == [])
         assert site.callers.statuses()[0].failure is None
 
 
@@ -342,9 +334,9 @@ async def test_a_broker_wants_its_password(monkeypatch, tmp_path):
             callers = GridCallers(section(), mqtt, Fetcher(clock), clock)
             task = asyncio.create_task(callers.loops["mqtt"]())
             if logins:
-                await until(lambda: broker.subscribers(TOPIC) == 1)
+                await eventually(lambda: broker.subscribers(TOPIC) == 1)
             else:
-                await until(lambda: callers.statuses()[0].failure is not None)  # noqa: B023 - at once
+                await eventually(lambda: callers.statuses()[0].failure is not None)  # noqa: B023 - at once
                 assert "pickaxe" not in repr(mqtt.broker())
             assert broker.logins == logins
             task.cancel()
@@ -358,14 +350,14 @@ async def test_silence_is_what_the_contract_says(on_silence):
         Listening(broker, HandClock(), on_silence=on_silence, silence_s=300.0) as site,
     ):
         site.say(100)
-        await until(lambda: site.calls() == [])
+        await eventually(lambda: site.calls() == [])
         site.clock.forward(seconds=299)
         assert site.callers.said()["silence"] == []
         site.clock.forward(seconds=1)
         silence = site.callers.said()["silence"]
         assert [call.to_kw for call in silence] == ([4.0] if on_silence == "shed" else [])
         site.say(100)
-        await until(lambda: site.callers.said()["silence"] == [])
+        await eventually(lambda: site.callers.said()["silence"] == [])
 
 
 async def test_what_a_broker_kept_does_not_break_the_silence():
@@ -376,7 +368,7 @@ async def test_what_a_broker_kept_does_not_break_the_silence():
             TOPIC, json.dumps({"target": 100, "timestamp": NOW.timestamp() - 400}).encode(), retain=True
         )
         async with Listening(broker, clock, on_silence="shed") as site:
-            await until(lambda: site.calls() == [])
+            await eventually(lambda: site.calls() == [])
             assert site.callers.said()["silence"] == []  # it has a minute to speak
             clock.forward(seconds=60)
             assert [call.by for call in site.callers.said()["silence"]] == ["mqtt"]
@@ -403,9 +395,9 @@ async def test_a_topic_that_may_not_be_heard_is_told(monkeypatch):
             section(), MqttSection(host="127.0.0.1", port=broker.port), Fetcher(clock), clock
         )
         task = asyncio.create_task(callers.loops["mqtt"]())
-        await until(lambda: "refuses a subscription" in str(callers.statuses()[0].failure))
+        await eventually(lambda: "refuses a subscription" in str(callers.statuses()[0].failure))
         broker.denied = set()
-        await until(lambda: callers.statuses()[0].failure is None)
+        await eventually(lambda: callers.statuses()[0].failure is None)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -440,16 +432,16 @@ async def test_an_agent_that_is_called_sheds_and_says_so_and_comes_back(tmp_path
     database, clock = tmp_path / "hashcost.db", HandClock()
     known(database, machine(1), machine(2))
     async with SimulatedBroker() as broker, agent_of(database, broker.port, clock) as agent:
-        await until(lambda: broker.subscribers(TOPIC) == 1)
+        await eventually(lambda: broker.subscribers(TOPIC) == 1)
         await agent.poll_once()
         say = json.dumps({"target": 0, "timestamp": NOW.timestamp()}).encode()
         broker.publish(TOPIC, say)
-        await until(lambda: agent.feeds.grid.said().get("mqtt"))
+        await eventually(lambda: agent.feeds.grid.said().get("mqtt"))
         await agent.poll_once()
         assert agent.curtailer.obligation.target_kw == 4.0
         (told,) = await agent.operations.calls()
         assert (told["standing"], told["load_kw"]) == ("shedding", 7.0)
-        await until(lambda: any(driver.commands for driver in agent.fakes.values()))
+        await eventually(lambda: any(driver.commands for driver in agent.fakes.values()))
         clock.forward(seconds=60)
         await agent.poll_once()
         assert (await agent.operations.calls())[0]["standing"] == "met"
@@ -468,12 +460,12 @@ async def test_what_a_broker_kept_from_before_does_not_end_a_call_after_a_restar
     async with SimulatedBroker() as broker:
         broker.publish(TOPIC, said(100, NOW - HOUR), retain=True)
         async with agent_of(database, broker.port, clock) as agent:
-            await until(lambda: broker.subscribers(TOPIC) == 1)
+            await eventually(lambda: broker.subscribers(TOPIC) == 1)
             broker.publish(TOPIC, said(0))
-            await until(lambda: agent.feeds.grid.said().get("mqtt"))
+            await eventually(lambda: agent.feeds.grid.said().get("mqtt"))
             await agent.poll_once()
         async with agent_of(database, broker.port, clock) as agent:
-            await until(lambda: broker.subscribers(TOPIC) == 1)
+            await eventually(lambda: broker.subscribers(TOPIC) == 1)
             await asyncio.sleep(0.2)
             await agent.poll_once()
             assert agent.curtailer.obligation.target_kw == 4.0
@@ -491,9 +483,9 @@ async def test_silence_outlives_a_restart_and_ends_with_a_word(tmp_path):
         async with agent_of(database, broker.port, hand, on_silence="shed") as agent:
             await agent.poll_once()
             assert agent.curtailer.obligation.target_kw == 4.0
-            await until(lambda: broker.subscribers(TOPIC) == 1)
+            await eventually(lambda: broker.subscribers(TOPIC) == 1)
             broker.publish(TOPIC, said(100, hand()))
-            await until(lambda: agent.feeds.grid.said().get("mqtt") == [])
+            await eventually(lambda: agent.feeds.grid.said().get("mqtt") == [])
             await agent.poll_once()
             assert agent.curtailer.obligation is None
 

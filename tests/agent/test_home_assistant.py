@@ -76,9 +76,9 @@ async def test_a_broker_that_goes_is_told_once_and_told_all_again_when_it_is_bac
         async with announcing(broker):
             await eventually(lambda: heard(broker).get("hashcost/pecos/availability") == b"online")
             await broker.__aexit__()
-            await asyncio.sleep(0.6)
+            await eventually(lambda: lines("home_assistant_lost"))
             async with SimulatedBroker(login=LOGIN, port=port) as again:
-                await eventually(lambda: heard(again).get("hashcost/pecos/availability") == b"online", 10)
+                await eventually(lambda: heard(again).get("hashcost/pecos/availability") == b"online")
                 assert set(discovery(place())) <= set(heard(again))
     assert len(lines("home_assistant_lost")) == 1
     assert len(lines("home_assistant_back")) == 1
@@ -110,7 +110,7 @@ async def test_the_agent_tells_each_round(tmp_path, monkeypatch):
         agent.fakes = {mac(1): FakeDriver(reading())}
         async with agent:
             running = asyncio.create_task(agent.run())
-            await eventually(lambda: heard(broker).get("hashcost/pecos/availability") == b"online", 10)
+            await eventually(lambda: heard(broker).get("hashcost/pecos/availability") == b"online")
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running

@@ -295,8 +295,12 @@ async def test_the_agent_shows_each_round(tmp_path):
         assert told[("hashcost_database_bytes",)] > 0
         assert told[("hashcost_disk_free_bytes",)] > 0
         running = asyncio.create_task(agent.run())
-        await asyncio.sleep(0.5)
-        assert b"hashcost_rounds_total" in await ask(SimpleNamespace(port=port), GET)
+        page = b""
+        while not page:
+            with suppress(ConnectionRefusedError):
+                page = await ask(SimpleNamespace(port=port), GET)
+            await asyncio.sleep(0.01)
+        assert b"hashcost_rounds_total" in page
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running

@@ -265,7 +265,7 @@ async def test_a_schedule_is_answered_by_an_agent_that_acts_by_itself(tmp_path):
     known(database, machine(1), machine(2))
     async with agent_of(database, str(schedule)) as agent:
         await agent.poll_once()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not any(driver.commands for driver in agent.fakes.values()):
                 await asyncio.sleep(0.01)
         assert [order.action for order in agent.reconciler.all()] == [OrderAction.SLEEP]

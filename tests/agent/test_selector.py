@@ -213,10 +213,10 @@ def test_a_file_of_addresses_is_not_opened(tmp_path):
     "text", [" " * 8190 + "(", "a" * 8190 + "<", "a " * 4096, "!" * 8189 + "all", "'" * 8190]
 )
 def test_no_text_takes_long(text):
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(SelectorError):
         parse(text)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 words = st.sampled_from(

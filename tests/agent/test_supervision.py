@@ -19,7 +19,7 @@ async def started(loop, count, **options):
         await loop()
 
     supervised = asyncio.ensure_future(supervise("test", counted, **options))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(starts) < count:
             await asyncio.sleep(0.002)
     supervised.cancel()

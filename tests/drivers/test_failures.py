@@ -226,7 +226,7 @@ async def test_sleep_and_wake_are_read_as_they_happen(family, network, quick) ->
 async def until(site: Site, drivers: list[Driver], state: RunState) -> set[RunState]:
     """Read until every machine is in a state; every state that was read on the way."""
     seen: set[RunState] = set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for driver in drivers:
             while (found := (await driver.read()).run_state) is not state:
                 seen.add(found)

@@ -414,7 +414,7 @@ async def test_an_order_withdrawn_while_it_is_being_sent_stops_nothing(stage):
         agent._drivers[antminer.mac] = slow
         stage.price.price_usd_per_kwh = DEAR
         await agent.poll_once()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await slow.asked.wait()
         stage.price.price_usd_per_kwh = CHEAP
         await agent.poll_once()

@@ -146,7 +146,7 @@ def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, termi
         children = children_of(process.pid)
         process.send_signal(number)
         shown += read_until(leader, None, seconds=30)
-        assert process.wait(timeout=30) == 0, shown
+        assert process.wait(timeout=60) == 0, shown
     finally:  # or it would keep the addresses of the next test
         process.kill()
         process.wait()

@@ -32,7 +32,7 @@ class Terminal:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         return done.stdout

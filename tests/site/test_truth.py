@@ -280,7 +280,7 @@ async def test_a_sleeping_machine_keeps_its_model_and_its_baseline(start_site, s
 async def states_until(agent: Agent, mac: str, last: RunState) -> list[RunState]:
     """Every state that a machine shows from its latest reading on, once each, until it shows the last one."""
     states = [agent.fleet[mac].reading.run_state]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while states[-1] is not last:
             await agent.poll_once()
             states.append(agent.fleet[mac].reading.run_state)

@@ -200,7 +200,7 @@ async def test_quitting_does_not_stop_the_agent(tmp_path):
         await pilot.press("q")
         await until(pilot, lambda: not pilot.app.is_running)
         reads = agent.fakes[mac(1)].reads
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while agent.fakes[mac(1)].reads == reads:
                 await asyncio.sleep(0.05)
 

@@ -48,7 +48,7 @@ class Clients:
     @staticmethod
     async def v3(address: str, command: str, param: Any = None, **more: Any) -> dict[str, Any]:
         """A Whatsminer V3 frame."""
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60):
             reader, writer = await asyncio.open_connection(address, 4433)
             try:
                 frame = json.dumps({"cmd": command, "param": param, **more}).encode()

@@ -55,7 +55,7 @@ async def browse() -> AsyncIterator[Callable[..., Web]]:
 
 
 async def until(site: Site, address: str, state: RunState) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while site.truth(address).run_state is not state:
             await asyncio.sleep(0.01)
 

@@ -154,7 +154,7 @@ async def test_an_answer_may_come_byte_by_byte(broken: Callable) -> None:
     address = broken(V2, Fault.HALF_CLOSED, share=0.0, drip_s=0.01)
     reader, writer = await asyncio.open_connection(address, 4028)
     writer.write(b'{"command":"summary"}')
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         drops = [await reader.read(100_000) for _ in range(5)]
         while len(b"".join(drops)) < 9:
             drops.append(await reader.read(100_000))
@@ -167,7 +167,7 @@ async def test_an_answer_may_be_nested_without_end(broken: Callable) -> None:
     address = broken(V2, Fault.GARBAGE, depth=20_000)
     reader, writer = await asyncio.open_connection(address, 4028)
     writer.write(b'{"command":"summary"}')
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 60)
     assert answer.count(b"[") == answer.count(b"]") == 20_000
     writer.close()
 
@@ -312,13 +312,13 @@ async def test_duplicate_mac(site: Site, broken: Callable, clients: Any) -> None
 
 
 async def test_wrong_password_is_401_once_then_a_lock_out(site: Site, broken: Callable, clients: Any) -> None:
-    address = broken(ANTMINER, Fault.WRONG_PASSWORD, password="secret", seconds=0.3)
+    address = broken(ANTMINER, Fault.WRONG_PASSWORD, password="secret", seconds=300)
     assert (await get(address, "get_miner_conf")).status_code == 401
     for password in ("root", "secret"):
         with pytest.raises(httpx.TransportError):
             await get(address, "get_miner_conf", password)
     assert (await clients.rpc(address, "version"))["VERSION"], "reading over 4028 needs no password"
-    await asyncio.sleep(0.35)
+    next(machine for machine in site.machines if machine.address == address).locked_until_s -= 300
     assert (await get(address, "get_miner_conf", "secret")).status_code == 200
 
 
@@ -378,7 +378,7 @@ async def test_which_mode_key_counts(
     if fault:
         site.set_fault(address, fault)
     assert (await post(address, body)).json()["code"] == "M000"
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         while site.truth(address).run_state is RunState.RAMPING:
             await asyncio.sleep(0.01)
     assert site.truth(address).run_state is (RunState.ASLEEP if sleeps else RunState.MINING)

@@ -90,7 +90,7 @@ async def test_stop_and_resume_change_the_truth(site: Site, family: Family, pick
     pools = site.truth(machine.address).pools
     for act, state in ((miner.stop_mining, RunState.ASLEEP), (miner.resume_mining, RunState.MINING)):
         assert await act()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while site.truth(machine.address).run_state is not state:
                 await asyncio.sleep(0.01)
     assert site.truth(machine.address).pools == pools

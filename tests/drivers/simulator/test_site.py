@@ -116,7 +116,7 @@ def test_operators_change_the_truth(still: Callable, pick: Callable) -> None:
 
 
 async def ask(address: str) -> bytes:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(address, 4028)
         writer.write(b'{"command":"get_version"}')
         try:
