@@ -1,7 +1,6 @@
 """The ledger, booked hour by hour: a month of a site against its own truth, late prices, restarts, and what exports
 make of it."""
 
-import asyncio
 import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,7 @@ from agent.rows import from_ms, to_ms
 from agent.store import Store
 from agent.tariff.intervals import IntervalPrice
 from drivers.reading import PowerMode, PowerSource
+from tests import loops
 from tests.agent.builders import (
     NOW,
     DirectStore,
@@ -195,7 +195,7 @@ def month(tmp_path_factory):
         made.restart()
         await made.run(400, difficulty=160e12)
 
-    asyncio.run(live())
+    loops.run(live())
     made.store.close()
     return made
 

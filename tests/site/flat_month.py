@@ -20,6 +20,7 @@ from agent.rows import to_ms
 from agent.service import Agent
 from agent.store import Store
 from drivers.driver import NoAnswer, Receipt, Said
+from tests import loops
 from tests.agent.builders import FakeDriver, HandClock, asleep, eventually, mac, machine, reading
 
 ROUND = timedelta(hours=1)
@@ -141,4 +142,4 @@ async def live(directory: Path):
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(live(Path(sys.argv[1])))))
+    sys.stdout.write(json.dumps(loops.run(live(Path(sys.argv[1])))))

@@ -20,6 +20,7 @@ from drivers.reading import Family, PowerMode, RunState
 from drivers.simulator.faults import FACTS, Fault
 from drivers.simulator.machine import MachineTruth, SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
+from tests import loops
 from tests.site.conftest import CHEAP, DEAR, Theatre, theatre, writes
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +161,7 @@ pytestmark = pytest.mark.timeout(600)
 def matrix(tmp_path_factory) -> tuple[Cases, Cases, list[str]]:
     """One site, curtailed while some machines have a fault each, restored while others have; and whatever is wrong
     with those that had none."""
-    return asyncio.run(_matrix(tmp_path_factory.mktemp("matrix") / "hashcost.db"))
+    return loops.run(_matrix(tmp_path_factory.mktemp("matrix") / "hashcost.db"))
 
 
 async def _matrix(database: Path) -> tuple[Cases, Cases, list[str]]:

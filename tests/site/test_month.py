@@ -1,6 +1,5 @@
 """A month of a simulated site by its own books: what the ledger says was used, hashed, earned and avoided."""
 
-import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -23,6 +22,7 @@ from drivers.reading import Family, RunState
 from drivers.simulator.faults import Fault
 from drivers.simulator.machine import SimulatedMachine
 from drivers.simulator.site import Site, SiteSpec
+from tests import loops
 from tests.site.conftest import HandClock, Theatre, commands_sent
 
 STEP = timedelta(minutes=30)
@@ -198,7 +198,7 @@ def month(tmp_path_factory):
     asleep."""
     folder = tmp_path_factory.mktemp("month")
     made = Month(database=folder / "hashcost.db")
-    asyncio.run(live(made, folder / "statement.csv"))
+    loops.run(live(made, folder / "statement.csv"))
     return made
 
 
