@@ -26,7 +26,9 @@ from drivers.simulator.site import Site, SiteSpec
 
 @pytest.fixture
 async def site(network):
-    async with Site(SiteSpec(machines=40, seed=5, network=f"{network}.0/24")) as running:
+    async with Site(
+        SiteSpec(machines=40, seed=5, network=f"{network}.0/24"), monotonic=asyncio.get_running_loop().time
+    ) as running:
         yield running
 
 

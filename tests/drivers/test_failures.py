@@ -47,7 +47,9 @@ SAYS = {
 @pytest.fixture
 async def site(network: str) -> AsyncIterator[Site]:
     """A small site with machines of every family."""
-    async with Site(SiteSpec(machines=12, seed=1, network=f"{network}.0/24")) as running:
+    async with Site(
+        SiteSpec(machines=12, seed=1, network=f"{network}.0/24"), monotonic=asyncio.get_running_loop().time
+    ) as running:
         yield running
 
 
@@ -205,7 +207,10 @@ async def test_an_address_taken_over_is_another_machine(
 
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_sleep_and_wake_are_read_as_they_happen(family, network, quick) -> None:
-    async with Site(SiteSpec(machines=12, seed=1, speed=2000.0, network=f"{network}.0/24")) as site:
+    async with Site(
+        SiteSpec(machines=12, seed=1, speed=2000.0, network=f"{network}.0/24"),
+        monotonic=asyncio.get_running_loop().time,
+    ) as site:
         machines = [machine for machine in site.machines if machine.family is family]
         result = await scan([Address(host=machine.address) for machine in machines], options=quick)
         drivers = [connect(identity, address, options=quick) for address, identity in result.found]
@@ -238,7 +243,9 @@ async def until(site: Site, drivers: list[Driver], state: RunState) -> set[RunSt
 
 
 async def test_a_hundred_reads_at_once_leave_nothing(network, quick, leftovers) -> None:
-    async with Site(SiteSpec(machines=40, seed=3, network=f"{network}.0/24")) as site:
+    async with Site(
+        SiteSpec(machines=40, seed=3, network=f"{network}.0/24"), monotonic=asyncio.get_running_loop().time
+    ) as site:
         result = await scan([Address(host=machine.address) for machine in site.machines], options=quick)
         assert len(result.found) == 40
         patient = replace(quick, deadline_s=10.0, connect_s=5.0, call_s=8.0)

@@ -48,7 +48,8 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 @pytest.fixture
 def start_site(stack: AsyncExitStack) -> StartSite:
     async def start(**spec) -> Site:
-        return await stack.enter_async_context(Site(SiteSpec(network=NETWORK, **spec)))
+        time = asyncio.get_running_loop().time  # it stands still where the host does
+        return await stack.enter_async_context(Site(SiteSpec(network=NETWORK, **spec), monotonic=time))
 
     return start
 

@@ -142,10 +142,10 @@ def test_ctrl_c_ends_it_cleanly_and_still_writes_the_csv(tmp_path, number, termi
     )  # fmt: skip
     os.close(follower)
     try:
-        shown = read_until(leader, "under break-even", seconds=60)
+        shown = read_until(leader, "under break-even", seconds=120)
         children = children_of(process.pid)
         process.send_signal(number)
-        shown += read_until(leader, None, seconds=30)
+        shown += read_until(leader, None, seconds=120)
         assert process.wait(timeout=60) == 0, shown
     finally:  # or it would keep the addresses of the next test
         process.kill()

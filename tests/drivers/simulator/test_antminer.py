@@ -19,7 +19,9 @@ NETWORK = "127.80.2.0/24"
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    async with Site(SiteSpec(machines=60, network=NETWORK, speed=3_000)) as running:
+    async with Site(
+        SiteSpec(machines=60, network=NETWORK, speed=3_000), monotonic=asyncio.get_running_loop().time
+    ) as running:
         yield running
 
 

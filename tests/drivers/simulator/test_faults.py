@@ -24,7 +24,9 @@ ANTMINER, V2, V3 = Family.ANTMINER, Family.WHATSMINER_V2, Family.WHATSMINER_V3
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    async with Site(SiteSpec(machines=40, network=NETWORK, speed=3_000)) as running:
+    async with Site(
+        SiteSpec(machines=40, network=NETWORK, speed=3_000), monotonic=asyncio.get_running_loop().time
+    ) as running:
         yield running
 
 

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stream.close()
 
 
+def complaints(process: subprocess.Popen[str]) -> str:
+    """What it wrote to stderr, but for what development mode has to say of a host that is slow."""
+    return "".join(
+        line for line in process.stderr if not re.match(r"Executing <.* took [\d.]+ seconds$", line)
+    )
+
+
 def test_it_says_when_it_is_ready_and_ends_with_its_stdin(start: Callable) -> None:
     process = start("--machines", "5", "--speed", "10")
     ready = json.loads(process.stdout.readline())
@@ -59,7 +67,7 @@ def test_it_says_when_it_is_ready_and_ends_with_its_stdin(start: Callable) -> No
     assert ready["left_out"] == []
     process.stdin.close()
     assert process.wait(60) == 0
-    assert process.stderr.read() == ""
+    assert complaints(process) == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -68,7 +76,7 @@ def test_signals_end_it_also_when_detached(start: Callable, number: int) -> None
     assert json.loads(process.stdout.readline())["ready"]
     process.send_signal(number)
     assert process.wait(60) == 0
-    assert process.stderr.read() == ""
+    assert complaints(process) == ""
 
 
 @pytest.mark.parametrize(

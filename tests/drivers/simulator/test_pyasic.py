@@ -50,7 +50,9 @@ CLASSES = {
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    async with Site(SiteSpec(machines=300, network=NETWORK, speed=3_000)) as running:
+    async with Site(
+        SiteSpec(machines=300, network=NETWORK, speed=3_000), monotonic=asyncio.get_running_loop().time
+    ) as running:
         yield running
 
 
