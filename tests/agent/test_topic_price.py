@@ -13,8 +13,7 @@ from agent.feeds import Feeds
 from agent.market.quote import PriceState
 from agent.simulated.broker import SimulatedBroker
 from agent.supervision import Pulse
-from tests.agent.builders import NOW, HandClock
-from tests.agent.test_grid import until
+from tests.agent.builders import NOW, HandClock, eventually
 
 TOPIC = "site/price"
 
@@ -63,7 +62,7 @@ async def test_a_message_is_the_price_for_its_interval(power, body, usd_per_kwh)
     async with SimulatedBroker() as broker:
         broker.publish(TOPIC, b"0.5")  # nobody listened
         async with feeds(broker, clock, **power) as live:
-            await until(lambda: broker.subscribers(TOPIC) == 1)
+            await eventually(lambda: broker.subscribers(TOPIC) == 1)
             broker.publish(TOPIC, body)
             await told(live, clock, (usd_per_kwh, PriceState.LIVE))
             clock.forward(minutes=21)  # its five minutes, fifteen of grace, and one
@@ -73,7 +72,7 @@ async def test_a_message_is_the_price_for_its_interval(power, body, usd_per_kwh)
 async def test_the_last_of_an_interval_s_messages_counts_and_a_new_interval_begins_anew():
     clock = HandClock()
     async with SimulatedBroker() as broker, feeds(broker, clock) as live:
-        await until(lambda: broker.subscribers(TOPIC) == 1)
+        await eventually(lambda: broker.subscribers(TOPIC) == 1)
         for minutes, said in ((0, 0.05), (4, 0.07), (1, 0.2)):
             clock.forward(minutes=minutes)
             broker.publish(TOPIC, str(said).encode())
@@ -93,11 +92,11 @@ async def test_the_last_of_an_interval_s_messages_counts_and_a_new_interval_begi
 async def test_what_is_no_price_changes_none(body, kind):
     clock = HandClock()
     async with SimulatedBroker() as broker, feeds(broker, clock) as live:
-        await until(lambda: broker.subscribers(TOPIC) == 1)
+        await eventually(lambda: broker.subscribers(TOPIC) == 1)
         broker.publish(TOPIC, b"0.061")
         await told(live, clock, (0.061, PriceState.LIVE))
         broker.publish(TOPIC, body)
-        await until(lambda: str(live.power.status.failure).startswith(kind))
+        await eventually(lambda: str(live.power.status.failure).startswith(kind))
         assert (await price(live, clock))[0] == 0.061
 
 
