@@ -10,6 +10,7 @@ from datetime import datetime
 from time import monotonic
 
 from agent.fleet import Failure, Machine
+from agent.supervision import heed_cancel
 from drivers.driver import Driver, DriverError
 from drivers.reading import MachineId, Reading
 
@@ -111,7 +112,11 @@ class Poller:
             return await driver.read()
         except DriverError as error:
             return Failure(at=began_at, kind=error.kind, detail=str(error))
-        except Exception as error:  # a fault of ours with one machine must not blind the site
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # a fault of ours with one machine must not blind the site
+            heed_cancel()  # one that nobody asked for is such a fault too; it would end this worker without a word
             log.exception("event=driver_fault address=%s", driver.address)
             return Failure(at=began_at, kind=INTERNAL_ERROR, detail=f"{driver.address}: {error!r}")
 

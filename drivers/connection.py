@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
         """Give the socket back now: a peer that never ends must not keep it."""
         if self._transport is not None and self._gone is not None:
             self._transport.abort()
-            await self._gone
+            await asyncio.shield(self._gone)  # a wait that is broken off does not break off the next one's
 
     # -- asyncio.Protocol
 

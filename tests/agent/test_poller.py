@@ -70,6 +70,16 @@ async def test_a_fault_of_ours_with_one_machine_does_not_blind_the_site(caplog):
     assert "event=driver_fault" in caplog.text
 
 
+async def test_a_cancellation_that_nobody_asked_for_costs_no_worker_and_is_told(caplog):
+    """As of a driver that waits for a future which was cancelled long ago."""
+    machines = fleet(FakeDriver(asyncio.CancelledError()), FakeDriver(), FakeDriver())
+    outcomes = (await poller(workers=1, deadline_s=60).poll(machines)).outcomes
+    odd, *healthy = (outcomes[each.machine_id] for each, _ in machines)
+    assert odd.kind == "internal_error"
+    assert healthy == [reading(), reading()]
+    assert "event=driver_fault" in caplog.text
+
+
 async def test_no_more_machines_are_read_at_once_than_there_are_workers():
     now, most = 0, 0
 

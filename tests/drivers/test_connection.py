@@ -135,6 +135,20 @@ async def test_a_connection_may_end_when_nobody_waits_for_it_any_more(
         await closing
     await asyncio.sleep(0.05)
     assert "invalid state" not in caplog.text
+    await connection.close()
+
+
+async def test_a_line_whose_hanging_up_was_broken_off_is_asked_again(servers, network, line) -> None:
+    """The deadline of a reading may pass just then. The machine was blind from then on, and took a worker with it in
+    every round: seen on a busy host."""
+    await servers.listen(f"{network}.1", 4433, Echo())
+    assert await ask(line, network, "a") == ["a"]
+    hanging_up = asyncio.create_task(line.hang_up())
+    await asyncio.sleep(0)
+    hanging_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hanging_up
+    assert await ask(line, network, "b") == ["b"]
 
 
 class OpenedAtTheLastMoment(Connection):
