@@ -105,9 +105,10 @@ async def test_workers_are_used_although_one_machine_hangs():
 
 async def test_a_round_ends_at_its_deadline_and_leaves_nothing_behind():
     drivers = [FakeDriver(asyncio.Event().wait) for _ in range(5)]
-    before = asyncio.all_tasks()
-    result = await asyncio.wait_for(poller(workers=2, deadline_s=0.05).poll(fleet(*drivers)), timeout=2)
-    assert 0.05 <= result.took_s < 1
+    before, began_s = asyncio.all_tasks(), asyncio.get_running_loop().time()
+    result = await poller(workers=2, deadline_s=0.05).poll(fleet(*drivers))
+    assert asyncio.get_running_loop().time() - began_s < 1
+    assert result.took_s >= 0.05
     assert {outcome.kind for outcome in result.outcomes.values()} == {"round_deadline"}
     assert len(result.outcomes) == 5
     assert sum(driver.cancelled for driver in drivers) == sum(driver.reads for driver in drivers) == 2
