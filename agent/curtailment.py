@@ -127,6 +127,9 @@ AHEAD_AT_MOST_S = 3600.0
 """However long a price is known to stand, no more than that is expected of it: hashrates and hashprice move."""
 WAKE_AHEAD = 2.0
 """A wake counts on so many times the time for which the price stands: dear prices end, and ordinary ones go on."""
+LATE_COUNTS = 2.0
+"""What a price cost before it was told counts so many times: who hears late that it began hears as late that it ends,
+and must believe it sooner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,8 +416,8 @@ def _worth_it(action: OrderAction, candidate: Candidate, memory: Memory, policy:
 
 
 def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
-    """What not switching is expected to cost while the price stands, and did before it was told: by the margin of now
-    or by the usual one, whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where
+    """What not switching is expected to cost while the price stands, and before it was told: by the margin of now or
+    by the usual one, whichever says less, so that one odd reading foretells nothing. Nothing of power modes, where
     the two disagree, or where the watts are not known well enough to tell: a person is not asked on a guess, and again
     on the next."""
     margin, usual = candidate.decision_margin_usd_per_day, candidate.usual_margin_usd_per_day
@@ -425,7 +428,7 @@ def _ahead_usd(action: OrderAction, candidate: Candidate) -> float:
     ahead_s = max(0.0, min(candidate.price_stands_s, AHEAD_AT_MOST_S))
     if action is OrderAction.WAKE:
         ahead_s *= WAKE_AHEAD
-    late_s = min(candidate.price_late_s, AHEAD_AT_MOST_S)
+    late_s = min(candidate.price_late_s, AHEAD_AT_MOST_S) * LATE_COUNTS
     return min(abs(margin), abs(usual)) * (late_s + ahead_s) / SECONDS_PER_DAY
 
 

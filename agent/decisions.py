@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from agent.curtailment import WORTH_CYCLES
 from agent.orders import OrderAction
 from agent.policy import Reason
 from agent.rows import from_ms, to_ms
@@ -23,8 +24,8 @@ class DecisionRecord:
     """One machine's decision. `action` None leaves it as it is, for `reason`.
 
     It has been the same since `since`, when it was made from `snapshot`: readings, prices, sources. `automatic` says
-    that nobody need approve. `regret_usd` is what not switching had cost when it was last written, of which half of
-    `switching_cost_usd` makes a switch worth it.
+    that nobody need approve. `regret_usd` is what not switching had cost when it was last written; what makes a
+    switch worth it is a part of `switching_cost_usd`, that of a cycle.
     """
 
     machine_id: MachineId
@@ -63,7 +64,8 @@ class DecisionRecord:
         who = "" if self.action is None else ", by itself" if self.automatic else ", if a person approves"
         cost = ""
         if self.reason is Reason.ACCUMULATING:
-            cost = f"; waiting cost {self.regret_usd:.4f} USD, a switch {self.switching_cost_usd / 2:.4f}"
+            due_usd = self.switching_cost_usd * WORTH_CYCLES
+            cost = f"; waiting cost {self.regret_usd:.4f} USD, a switch is due at {due_usd:.4f}"
         return f"{what}{who}: {self.reason.value}{cost} (since {self.since:%Y-%m-%d %H:%M:%S} UTC)"
 
 

@@ -52,8 +52,8 @@ def switches_of(policy, of, delay_s=0.0):
     return replay(policy, of.news(delay_s), of.power.ends[-1])
 
 
-def agent(of, lot=LOT, policy=POLICY):
-    return AgentPolicy(lot, policy, lambda at_s: of.ahead_s(at_s, 0.0))
+def agent(of, lot=LOT, policy=POLICY, delay_s=0.0):
+    return AgentPolicy(lot, policy, lambda at_s: of.ahead_s(at_s, delay_s), late_s=delay_s)
 
 
 # -- the clairvoyant -----------------------------------------------------------------------------------
@@ -82,15 +82,15 @@ def test_the_optimum_sleeps_through_what_is_not_worth_a_wake():
 policies = st.sampled_from(["naive", "agent", "dead band", "never"])
 
 
-def made(name, of, lot):
+def made(name, of, lot, delay_s=0.0):
     match name:
         case "naive":
             return Naive(lot)
         case "never":
             return NeverOn()
         case "dead band":
-            return agent(of, lot, replace(POLICY, rule=Rule.DEAD_BAND))
-    return agent(of, lot)
+            return agent(of, lot, replace(POLICY, rule=Rule.DEAD_BAND), delay_s)
+    return agent(of, lot, delay_s=delay_s)
 
 
 @settings(max_examples=60)
@@ -99,7 +99,7 @@ def test_no_policy_beats_the_clairvoyant(prices, name, delay_s, cost):
     of = past(*prices)
     value = Valuation(of, LOT, cost)
     best = value.worth(value.clairvoyant()).gain_usd
-    assert value.worth(switches_of(made(name, of, LOT), of, delay_s)).gain_usd <= best + 1e-9
+    assert value.worth(switches_of(made(name, of, LOT, delay_s), of, delay_s)).gain_usd <= best + 1e-9
     assert best >= 0.0
 
 
@@ -113,7 +113,8 @@ def test_other_prices_in_the_future_change_nothing_that_was_done_before(prices, 
     known_until = one.power.starts[cut] + delay_s
 
     def before(of):
-        return [each for each in switches_of(made(name, of, LOT), of, delay_s) if each.at_s < known_until]
+        done = switches_of(made(name, of, LOT, delay_s), of, delay_s)
+        return [each for each in done if each.at_s < known_until]
 
     assert before(one) == before(other)
 
@@ -285,7 +286,9 @@ def test_that_quiet_machines_are_only_decided_on_at_news_changes_nothing(prices,
         while at_s < until:
             dense.append(replace(here, at_s=at_s))
             at_s += 60.0
-    assert replay(agent(of), sparse, end_s) == replay(agent(of), dense, end_s)
+    assert replay(agent(of, delay_s=delay_s), sparse, end_s) == replay(
+        agent(of, delay_s=delay_s), dense, end_s
+    )
 
 
 def test_machines_with_a_price_of_their_own_do_not_see_the_market():
@@ -313,6 +316,15 @@ def test_policies_are_compared_by_class_and_by_delay():
     ]
     assert gains == sorted(gains, reverse=True)
     assert found.usd_per_five_minutes("agent") == pytest.approx((gains[0] - gains[-1]) / 3)
+
+
+def test_a_price_that_is_told_late_is_believed_sooner_and_a_recorded_one_was_not_late():
+    of = past(*[CHEAP, 0.08] * 6)
+    late = compare(of, [LOT], {"agent": POLICY}, delay_min=0.0, delays_min=[0.0, 10.0])
+    assert [line.result.cycles for each in late.delays for line in each.lines] == [6, 0, 6, 6]
+    recorded_of = replace(of, power=replace(of.power, recorded=True))
+    known = compare(recorded_of, [LOT], {"agent": POLICY}, delay_min=0.0, delays_min=[0.0, 10.0])
+    assert [line.result.cycles for each in known.delays for line in each.lines] == [6, 0, 6, 0]
 
 
 def test_machines_of_a_model_are_a_class():

@@ -48,6 +48,7 @@ class Rounds:
     def __init__(self, store, policy, *readings):
         self.store, self.clock = store, HandClock()
         self.stands: timedelta | None = None
+        self.late_s = 0.0
         self.fleet = Fleet([machine(number, one) for number, one in enumerate(readings, start=1)])
         self.store.save_machines(list(self.fleet), Terms())
         self.drivers = {mac(number): FakeDriver(number=number) for number in range(1, len(readings) + 1)}
@@ -76,7 +77,8 @@ class Rounds:
         self.curtailer.mark_ours()
         now = market(price, at=self.clock())
         if self.stands is not None:
-            now = replace(now, power=replace(now.power, valid_until=self.clock() + self.stands))
+            power = replace(now.power, valid_until=self.clock() + self.stands, late_s=self.late_s)
+            now = replace(now, power=power)
         shown = picture(self.fleet, replace(now, hashprice=hashprice_quote(observed_at=self.clock())))
         self.operations.picture = shown
         await self.curtailer.decide(shown)
@@ -156,12 +158,12 @@ async def test_what_waiting_costs_is_shown_while_a_machine_waits_for_that(store)
         assert costs[0].regret_usd == 0.0 < costs[1].regret_usd < costs[2].regret_usd
         assert costs[2].since == costs[0].since
         assert "waiting cost 0.00" in costs[2].in_words()
-        assert "a switch 0.0500" in costs[2].in_words()
+        assert "a switch is due at 0.0700" in costs[2].in_words()
         for _ in range(60):
             if (last := (await rounds.round())[mac(1)]).reason is not Reason.ACCUMULATING:
                 break
         assert (last.action, last.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
-        assert last.regret_usd >= 0.05
+        assert last.regret_usd >= 0.07
 
 
 async def test_a_dear_interval_is_slept_through_from_its_beginning_on(store):
@@ -178,6 +180,19 @@ async def test_a_dear_interval_is_slept_through_from_its_beginning_on(store):
         ]  # live, no end known: it may be over any moment
         assert (decided.action, decided.reason) == (None, Reason.ACCUMULATING)
         rounds.stands = timedelta(minutes=15)
+        decided = (await rounds.round(0.2))[mac(1)]
+        assert (decided.action, decided.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
+
+
+async def test_a_price_that_was_told_late_is_believed_sooner(store):
+    policy = CurtailmentPolicy(mode=Mode.AUTO, switching_cost_usd=0.1)
+    async with site(store, reading(), policy=policy) as rounds:
+        for _ in range(SAMPLES_NEEDED):
+            rounds.fleet[mac(1)].baselines.observe(reading())
+        rounds.stands = timedelta(minutes=5)
+        decided = (await rounds.round(0.2))[mac(1)]
+        assert (decided.action, decided.reason) == (None, Reason.ACCUMULATING)
+        rounds.late_s = 600.0
         decided = (await rounds.round(0.2))[mac(1)]
         assert (decided.action, decided.reason) == (OrderAction.SLEEP, Reason.BELOW_BREAKEVEN)
 

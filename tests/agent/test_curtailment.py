@@ -251,11 +251,11 @@ def test_what_waiting_cost_and_what_it_will_cost_add_up():
     assert verdict(candidate(memory=memory, **half), switching_cost_usd=K / 10)[0] is None
 
 
-def test_what_a_price_cost_before_it_was_told_counts_too():
-    half_s = AHEAD_DAYS / 10 / 2 * 86_400
-    known = {"usual_margin_usd_per_day": -2.0, "price_stands_s": half_s, "memory": Memory()}
-    assert verdict(candidate(price_late_s=half_s * 1.01, **known), switching_cost_usd=K / 10)[0] is not None
-    assert verdict(candidate(price_late_s=half_s * 0.99, **known), switching_cost_usd=K / 10)[0] is None
+def test_what_a_price_cost_before_it_was_told_counts_twice():
+    third_s = AHEAD_DAYS / 10 / 3 * 86_400
+    known = {"usual_margin_usd_per_day": -2.0, "price_stands_s": third_s, "memory": Memory()}
+    assert verdict(candidate(price_late_s=third_s * 1.01, **known), switching_cost_usd=K / 10)[0] is not None
+    assert verdict(candidate(price_late_s=third_s * 0.99, **known), switching_cost_usd=K / 10)[0] is None
 
 
 def test_one_odd_reading_foretells_nothing():

@@ -16,7 +16,6 @@ from agent.lots import Lot
 HISTORIES = os.environ.get("HASHCOST_HISTORIES")
 HELD_OUT_FROM = datetime(2024, 11, 1, tzinfo=UTC)
 """The months before are what the rule was chosen on."""
-CENT = 0.01
 pytestmark = pytest.mark.skipif(HISTORIES is None, reason="HASHCOST_HISTORIES names no directory")
 
 
@@ -51,12 +50,11 @@ def test_the_share_of_the_clairvoyant_and_the_cycles(comparison):
     assert found["agent"].result.cycles <= 0.7 * found["naive"].result.cycles
 
 
-def test_one_interval_late_it_is_no_worse_than_the_naive_rule_but_for_a_cent(comparison):
-    for delay in comparison.delays[:-1]:
+def test_up_to_one_interval_late_it_gains_more_than_the_naive_rule_with_fewer_cycles(comparison):
+    for delay in comparison.delays:
         found = lines(delay)
         assert found["agent"].result.gain_usd > found["naive"].result.gain_usd
-    late = lines(comparison.delays[-1])
-    assert late["agent"].result.gain_usd >= late["naive"].result.gain_usd - CENT
+        assert found["agent"].result.cycles <= 0.81 * found["naive"].result.cycles
 
 
 def test_delay_costs_more_than_the_rule(comparison):
