@@ -72,6 +72,12 @@ def accounts(
         )
 
 
+def cut_hours(periods: Sequence[tuple[datetime, datetime]]) -> list[int]:
+    """The hours of UTC within which one of the periods begins or ends, in milliseconds since 1970 UTC."""
+    edges = {to_ms(edge) for period in periods for edge in period}
+    return sorted({edge // MS_PER_HOUR * MS_PER_HOUR for edge in edges if edge % MS_PER_HOUR})
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """A period: the booked hours in it, the pieces that steps are needed for, and those that readings are."""

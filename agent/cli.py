@@ -406,7 +406,7 @@ def profitability(
     from agent.federation.fleet_database import is_fleet
 
     export = export_fleet if is_fleet(database) else export_profitability
-    text = export(database, start, end, Period(by), output, zone=zone, file_format=file_format)
+    text = export(database, start, end, Period(by), output, zone=zone, file_format=file_format, tell=_note)
     if output is None:
         click.echo(text, nl=False)
 
@@ -432,7 +432,7 @@ def ledger(
     from agent.ledger_export import export_ledger
 
     text = export_ledger(
-        database, start, end, Period(by), output, site=site, zone=zone, file_format=file_format
+        database, start, end, Period(by), output, site=site, zone=zone, file_format=file_format, tell=_note
     )
     if output is None:
         click.echo(text, nl=False)
@@ -458,7 +458,7 @@ def export_energy(
     from agent import records
 
     text = records.export_energy(
-        database, start, end, timedelta(minutes=int(interval)), output, file_format=file_format
+        database, start, end, timedelta(minutes=int(interval)), output, file_format=file_format, tell=_note
     )
     if output is None:
         click.echo(text, nl=False)
@@ -528,8 +528,12 @@ def export_yesterday(directory: Path, zone: tzinfo, file_format: str, database: 
     prices."""
     from agent.records import export_day
 
-    for path in export_day(database, directory, datetime.now(UTC), zone, file_format=file_format):
+    for path in export_day(database, directory, datetime.now(UTC), zone, file_format=file_format, tell=_note):
         click.echo(path)
+
+
+def _note(text: str) -> None:
+    click.echo(f"hashcost: {text}", err=True)
 
 
 @cli.command()

@@ -5,12 +5,12 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 from pathlib import Path
 
-from agent.accounts import Books, accounts
+from agent.accounts import Books, accounts, cut_hours
 from agent.errors import UsageError
 from agent.ledger import Sums
 from agent.output import ReaderLeft
@@ -30,7 +30,14 @@ MOST_ROWS = 2_000_000
 _STEP = {"hour": timedelta(hours=1), "day": timedelta(days=1), "month": timedelta(days=28)}
 _DESCRIPTORS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 Cell = str | int | float | None
+Tell = Callable[[str], None]
+"""Says to a person what an export cannot say in its cells."""
 CSV, PARQUET = "csv", "parquet"
+
+
+def unheard(text: str) -> None:
+    """Nobody is there to be told."""
+    del text
 
 
 class ExportError(UsageError):
@@ -69,6 +76,7 @@ def export_profitability(
     *,
     zone: tzinfo = UTC,
     file_format: str = CSV,
+    tell: Tell = unheard,
 ) -> str:
     """The export of [start, end) from the store, also written to `output` if given.
 
@@ -76,6 +84,7 @@ def export_profitability(
     """
     with Reader(database) as reader, reader.one_moment():
         start, end = export_range(reader, database, start, end, by)
+        tell_of_whole_hours(reader, split(start, end, by, zone), tell)
         return deliver(profitability(reader, start, end, by, zone), COLUMNS, output, file_format)
 
 
@@ -94,6 +103,16 @@ def deliver(
     if output is not None:
         write_atomically(output, text)
     return text
+
+
+def tell_of_whole_hours(reader: Reader, periods: Iterable[tuple[datetime, datetime]], tell: Tell) -> None:
+    """Tell how many hours the periods cut of which only the sums of the whole hour are kept."""
+    hours = reader.whole_hours(cut_hours(list(periods)))
+    if hours:
+        tell(
+            f"{reader.path}: of {hours} of the hours that these periods cut only the whole is kept: they are unknown "
+            "time here, and known in periods of full hours of UTC"
+        )
 
 
 def export_range(

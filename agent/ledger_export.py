@@ -5,7 +5,18 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 from agent.accounts import Books, accounts
-from agent.export import CSV, Cell, Period, deliver, export_range, iso, split
+from agent.export import (
+    CSV,
+    Cell,
+    Period,
+    Tell,
+    deliver,
+    export_range,
+    iso,
+    split,
+    tell_of_whole_hours,
+    unheard,
+)
 from agent.ledger import EXTREMES, Sums
 from agent.reader import Reader
 from agent.rows import MachineRow, to_ms
@@ -30,10 +41,12 @@ def export_ledger(
     site: bool = False,
     zone: tzinfo = UTC,
     file_format: str = CSV,
+    tell: Tell = unheard,
 ) -> str:
     """The export of [start, end), also written to `output` if given. Raises `StoreError` and `ExportError`."""
     with Reader(database) as reader, reader.one_moment():
         start, end = export_range(reader, database, start, end, by)
+        tell_of_whole_hours(reader, split(start, end, by, zone), tell)
         rows = site_rows if site else machine_rows
         return deliver(rows(reader, start, end, by, zone), COLUMNS, output, file_format)
 

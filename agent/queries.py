@@ -2,6 +2,7 @@
 # ruff: noqa: S608 - put together from names of ours
 
 from agent.books import CORRECTED
+from agent.ledger import MS_PER_HOUR
 
 SELECT_LAST_SCAN = """
     select * from events
@@ -83,6 +84,13 @@ SELECT_ROUNDS = """
 _IS_ENDED = """
     state not in ('proposed', 'approved', 'dispatching', 'dispatched')
     and not (action = 'sleep' and state = 'confirmed')
+"""
+SELECT_WHOLE_HOUR = f"""
+    select 1 where exists (select 1 from ledger where hour_ms = ?1)
+    and not exists (select 1 from steps where step_ms >= ?1 and step_ms < ?1 + {MS_PER_HOUR})
+    and not exists (
+        select 1 from readings where began_ms > ?1 - {MS_PER_HOUR} and began_ms < ?1 + {MS_PER_HOUR}
+    )
 """
 SELECT_ENDED_ORDERS = f"""
     select {{}} from orders where settled_ms >= ? and settled_ms < ? and {_IS_ENDED} order by order_id

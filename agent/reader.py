@@ -5,7 +5,7 @@ Times are integer milliseconds since 1970 UTC; None is NULL.
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -60,6 +60,7 @@ from agent.queries import (
     SELECT_SLEEPS,
     SELECT_SWITCHES,
     SELECT_TERMS,
+    SELECT_WHOLE_HOUR,
 )
 from agent.rows import (
     Event,
@@ -285,6 +286,13 @@ class Reader:
     def steps(self, start_ms: int, end_ms: int) -> Iterator[tuple[MachineId, list[BookedHour]]]:
         """The steps of five minutes that begin in [start_ms, end_ms), machine by machine as above."""
         return books.by_machine(self._with_archive("steps", start_ms, end_ms))
+
+    def whole_hours(self, hours_ms: Sequence[int]) -> int:
+        """Of how many of these hours nothing is left but the booked sums of the whole hour."""
+        archive = self.archive()
+        here = [at for at in hours_ms if archive is None or not archive.from_ms <= at < archive.until_ms]
+        found = [self._db.conn.execute(SELECT_WHOLE_HOUR, [hour_ms]).fetchone() for hour_ms in here]
+        return sum(each is not None for each in found)
 
     def stored_rows(self, table: str, start_ms: int, end_ms: int) -> Iterator[Row]:
         """Rows of a kind of the archive as the database itself has them, in the same order."""

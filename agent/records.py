@@ -12,10 +12,13 @@ from agent.export import (
     Cell,
     ExportError,
     Period,
+    Tell,
     deliver,
     iso,
     profitability,
     refuse_unwritable,
+    tell_of_whole_hours,
+    unheard,
 )
 from agent.ledger import Sums
 from agent.ledger_export import COLUMNS as LEDGER_COLUMNS
@@ -36,7 +39,7 @@ ENERGY_COLUMNS = (
     "interval_start", "interval_end", "machines", "known_hours", "unknown_hours", "energy_kwh", "metered_kwh",
     "reported_kwh", "estimated_kwh", "energy_cost_usd", "priced_hours",
 )  # fmt: skip
-INTERVALS_MIN = ("5", "15", "30", "60")
+ENERGY_STEP = timedelta(minutes=15)
 MOST_INTERVALS = 20_000
 
 Rows = Iterator[Mapping[str, Cell]]
@@ -142,6 +145,7 @@ def export_energy(
     output: Path | None,
     *,
     file_format: str = CSV,
+    tell: Tell = unheard,
 ) -> str:
     """The export of the site's energy in [start, end), also written to `output` if given."""
     with Reader(database) as reader, reader.one_moment():
@@ -150,6 +154,7 @@ def export_energy(
             raise ExportError(
                 f"the range gives more than {MOST_INTERVALS:,} rows: set --from and --to closer together"
             )
+        tell_of_whole_hours(reader, _steps(start, end, step), tell)
         return deliver(energy_rows(reader, start, end, step), ENERGY_COLUMNS, output, file_format)
 
 
@@ -168,7 +173,13 @@ def _range(
 
 
 def export_day(
-    database: Path, directory: Path, day: datetime, zone: tzinfo, *, file_format: str = CSV
+    database: Path,
+    directory: Path,
+    day: datetime,
+    zone: tzinfo,
+    *,
+    file_format: str = CSV,
+    tell: Tell = unheard,
 ) -> list[Path]:
     """Write the files of the day before the one that `day` lies in, each whole or not at all; their paths."""
     today = day.astimezone(zone).date()
@@ -181,11 +192,12 @@ def export_day(
     refuse_unwritable(directory / "file")
     written = []
     with Reader(database) as reader, reader.one_moment():
+        tell_of_whole_hours(reader, _steps(start, end, ENERGY_STEP), tell)
         files: dict[str, tuple[Rows, tuple[str, ...]]] = {
             "profitability": (profitability(reader, start, end, Period.HOUR, zone), PROFITABILITY_COLUMNS),
             "ledger": (machine_rows(reader, start, end, Period.DAY, zone), LEDGER_COLUMNS),
             "site": (site_rows(reader, start, end, Period.HOUR, zone), LEDGER_COLUMNS),
-            "energy": (energy_rows(reader, start, end, timedelta(minutes=15)), ENERGY_COLUMNS),
+            "energy": (energy_rows(reader, start, end, ENERGY_STEP), ENERGY_COLUMNS),
             **{name: (rows(reader, start, end), columns) for name, (rows, columns) in RECORDS.items()},
         }
         for name, (rows, columns) in files.items():

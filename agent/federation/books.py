@@ -10,9 +10,13 @@ from agent.export import (
     Cell,
     ExportError,
     Period,
+    Tell,
     deliver,
     export_range,
     profitability,
+    split,
+    tell_of_whole_hours,
+    unheard,
 )
 from agent.federation.fleet_database import site_databases
 from agent.reader import Reader
@@ -29,6 +33,7 @@ def export_fleet(
     *,
     zone: tzinfo = UTC,
     file_format: str = CSV,
+    tell: Tell = unheard,
 ) -> str:
     """The profitability of a whole fleet over [start, end), with a column of sites, also written to `output`.
 
@@ -46,6 +51,7 @@ def export_fleet(
             if reader.first_known_at() is None:
                 continue
             since, until = export_range(reader, database, start or min(first), end, by)
+            tell_of_whole_hours(reader, split(since, until, by, zone), tell)
             rows += [{"site": site, **row} for row in profitability(reader, since, until, by, zone)]
     return deliver(rows, FLEET_COLUMNS, output, file_format)
 

@@ -386,6 +386,20 @@ async def test_the_fleets_ledger_is_the_sum_of_the_sites(tmp_path, directory, by
     assert sum(float(row["energy_kwh"]) for row in fleet) > 0
 
 
+async def test_a_fleet_that_is_only_told_whole_hours_says_where_periods_cut_them(site, directory):
+    start = NOW.replace(minute=0)
+    hours_of_readings(site, start, 5, machines=1)
+    await book(site)
+    delivered(directory, site.flush())
+    heard = []
+    end = start + timedelta(hours=2)
+    export_fleet(directory, start, end, Period.MACHINE, None, tell=heard.append)
+    assert heard == []
+    export_fleet(directory, start + timedelta(minutes=30), end, Period.MACHINE, None, tell=heard.append)
+    (line,) = heard
+    assert "of 1 of the hours" in line
+
+
 async def test_an_hour_that_is_booked_again_is_so_in_the_fleet_too(site, directory):
     start = NOW.replace(minute=0)
     hours_of_readings(site, start, 2, machines=1)

@@ -10,15 +10,16 @@ import stat
 import threading
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from agent import bookkeeping
-from agent.accounts import accounts
+from agent.accounts import accounts, cut_hours
 from agent.appraisal import Terms
 from agent.archive import MS_PER_DAY, TABLES, Archive, ArchiveError, day_file, write_day
-from agent.bookkeeping import Bookkeeper
+from agent.bookkeeping import LOOK_BACK, Bookkeeper
 from agent.books import CORRECTED
 from agent.config.history import HistorySection
 from agent.corrections import Corrections
@@ -27,7 +28,7 @@ from agent.ledger import ADDITIVE, EXTREMES
 from agent.ledger_export import export_ledger, machine_rows
 from agent.orders import OrderState
 from agent.reader import Reader
-from agent.records import energy_rows, event_rows, order_rows, price_rows
+from agent.records import energy_rows, event_rows, export_energy, order_rows, price_rows
 from agent.rows import Event, Settled, to_ms
 from agent.store import Store, copy_database
 from agent.terms import MachineTerms, TermsBook
@@ -37,6 +38,7 @@ from tests.agent.processes import hashcost
 
 STEP = timedelta(minutes=1)
 VALID_S = 150.0
+HALF = timezone(timedelta(hours=5, minutes=30))
 HOURS = 8
 
 
@@ -459,6 +461,59 @@ async def test_without_an_archive_old_steps_are_dropped_and_the_ledger_stays(pat
         assert first[1] == to_ms(NOW.replace(hour=0) + timedelta(days=2))
 
 
+async def test_hours_of_which_only_the_whole_is_kept_are_told_where_periods_cut_them(path):
+    start, end = (NOW.replace(hour=0) + timedelta(days=days) for days in (0, 3))
+    heard = []
+
+    def asked():
+        day = {"by": Period.DAY, "output": None, "tell": heard.append}
+        yield 2, export_ledger(path, start, end, **day, zone=HALF)
+        yield 2, export_profitability(path, start, end, **day, zone=ZoneInfo("Asia/Kathmandu"))
+        yield 0, export_profitability(path, start, end, **day, zone=ZoneInfo("America/Chicago"))
+        yield 0, export_ledger(path, start, end, **day | {"by": Period.HOUR}, site=True)
+        yield 48, export_energy(path, start, end, timedelta(minutes=30), None, tell=heard.append)
+        yield 0, export_energy(path, start, end, timedelta(minutes=60), None, tell=heard.append)
+
+    with Store(path) as store:
+        keeper = await archived(path, store, None)
+        before = [text for _, text in asked()]
+        assert heard == []
+        await settle(keeper)
+        for was, (hours, text) in zip(before, asked(), strict=True):
+            assert (text == was) is (hours == 0)
+            assert [f"of {hours} of the hours that these periods cut" in line for line in heard] == (
+                [True] if hours else []
+            )
+            heard.clear()
+
+
+async def test_the_command_tells_it_beside_the_rows(path):
+    span = "--from", f"{NOW:%Y-%m-%d}T00:30:00Z", "--to", f"{NOW + timedelta(days=1):%Y-%m-%d}"
+    with Store(path) as store:
+        await settle(await archived(path, store, None))
+        done = await asyncio.to_thread(hashcost, "export", "ledger", *span, "--database", path)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"hashcost: {path}: of 1 of the hours")
+    assert done.stdout.count("\n") == 3
+
+
+async def test_nothing_is_told_of_hours_that_are_in_the_archive_or_that_nobody_knew(path, tmp_path):
+    first = NOW.replace(hour=0)
+    halves = list(split(first - timedelta(days=9, minutes=30), first + timedelta(days=3), Period.DAY, HALF))
+    with Store(path) as store:
+        keeper = await archived(path, store, tmp_path / "old")
+
+        async def without_the_ledger(function, *arguments):
+            return 0 if function == store.prune and arguments[0] == "ledger" else function(*arguments)
+
+        keeper._write = without_the_ledger  # which is dropped last
+        await settle(keeper)
+    assert count(path, "ledger") == 2 * (DAYS * 24 + 1)
+    with Reader(path) as reader:
+        assert reader.archive().until_ms == to_ms(first + timedelta(days=2))
+        assert reader.whole_hours(cut_hours(halves)) == 0
+
+
 @pytest.mark.parametrize("directory", [None, "old"], ids=["dropped", "archived"])
 async def test_published_prices_go_with_their_days_and_corrections_stay_known(path, tmp_path, directory):
     quarter = 900_000
@@ -469,12 +524,15 @@ async def test_published_prices_go_with_their_days_and_corrections_stay_known(pa
 
     with Store(path) as store:
         keeper = await archived(path, store, None if directory is None else tmp_path / directory)
-        keeper._clock = HandClock(NOW + timedelta(days=DAYS + 3))
         store.settle([published(day) for day in range(DAYS)], "feed", NOW)
         corrected = replace(published(0), start_ms=published(0).end_ms, end_ms=published(0).end_ms + quarter)
         store.settle([corrected], CORRECTED, NOW)
-        await settle(keeper)
         kept_ms = to_ms(NOW.replace(hour=0) + timedelta(days=2))
+        keeper._clock = HandClock(NOW.replace(hour=0) + timedelta(days=1) + LOOK_BACK)
+        await settle(keeper)  # that of the second day ended less than LOOK_BACK ago, and is told again
+        assert count(path, f"settlements where source = 'feed' and start_ms < {kept_ms}") == 1
+        keeper._clock = HandClock(NOW + timedelta(days=DAYS + 3))
+        await settle(keeper)
         assert count(path, f"settlements where source = 'feed' and start_ms < {kept_ms}") == 0
         assert count(path, f"settlements where source = 'feed' and start_ms >= {kept_ms}") == DAYS - 2
         assert count(path, "settlements where source <> 'feed'") == 1
