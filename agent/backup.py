@@ -3,6 +3,7 @@
 BackupError          exit 2: the copy or its place cannot be used; nothing was changed
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from agent.errors import UsageError
 from agent.store import Reader, copy_database, damage, no_writer
 
 STAMP = "%Y%m%dT%H%M%SZ"
+REPLACED_KEPT = 3
+"""Of the databases in whose place a copy was put, so many of the newest stay."""
 _COMPANIONS = ("-wal", "-shm")
 
 
@@ -56,8 +59,9 @@ def back_up(database: Path, directory: Path, *, keep: int, now: datetime) -> Pat
 
 
 def restore(copy: Path, database: Path, *, now: datetime) -> Restored:
-    """Put a copy in the place of the database, of which everything is kept beside it. Raises `BackupError` if the copy
-    is damaged, `StoreError` if it is not ours or newer than we are, or if the agent is running."""
+    """Put a copy in the place of the database, of which everything is kept beside it, with the newest of those that
+    were replaced before. Raises `BackupError` if the copy is damaged, `StoreError` if it is not ours or newer than we
+    are, or if the agent is running."""
     with Reader(copy) as reader:
         last_round_at = reader.last_round_at()
     if (found := damage(copy)) is not None:
@@ -73,6 +77,7 @@ def restore(copy: Path, database: Path, *, now: datetime) -> Restored:
             for suffix in _COMPANIONS:
                 database.with_name(database.name + suffix).unlink(missing_ok=True)
             new.replace(database)
+            _drop_replaced(database, but=kept)
     except OSError as error:
         raise BackupError(f"{database}: cannot be replaced ({error.strerror})") from error
     finally:
@@ -90,3 +95,12 @@ def _keep(database: Path, mark: str) -> Path | None:
         if part.exists():
             kept.with_name(kept.name + suffix).hardlink_to(part)
     return kept
+
+
+def _drop_replaced(database: Path, *, but: Path | None) -> None:
+    """Remove all but the newest databases that were replaced, and never that one, whatever the clock says."""
+    name = re.compile(re.escape(database.name) + r"\.before-\d{8}T\d{6}Z")
+    older = sorted(path for path in database.parent.iterdir() if name.fullmatch(path.name) and path != but)
+    for path in older[: max(0, len(older) + (but is not None) - REPLACED_KEPT)]:
+        for suffix in ("", *_COMPANIONS):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -50,7 +50,7 @@ from agent.publisher import MetricsFile, MetricsPage
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
-from agent.supervision import Pulse, supervise
+from agent.supervision import Pulse, pause, supervise
 from agent.tariff.intervals import IntervalPrice
 from agent.tariff.live import LiveTariff
 from agent.tenure import Alone, Parts, Tenure
@@ -633,9 +633,7 @@ class Agent:
             await self.scan(lambda _: self.pulse.beat("scan", next_within_s=SCAN_PROGRESS_S))
             self.pulse.beat("scan", next_within_s=self.config.scan.interval_s + SCAN_PROGRESS_S)
             await asyncio.sleep(SCAN_PAUSE_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.config.scan.interval_s - SCAN_PAUSE_S):
-                    await self._address_changed.wait()
+            await pause(self._address_changed, self.config.scan.interval_s - SCAN_PAUSE_S)
 
     async def _in_writer(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run in the store's own thread. Raises `StorageError` where the disk does not play along."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -80,6 +81,13 @@ def heed_cancel() -> None:
         raise asyncio.CancelledError
 
 
+async def pause(event: asyncio.Event, at_most_s: float) -> None:
+    """Until that happens, but not for longer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+
+
 async def supervise(
     name: str,
     loop: Callable[[], Awaitable[None]],
@@ -87,24 +95,37 @@ async def supervise(
     pulse: Pulse | None = None,
     restart_after_s: tuple[float, float] = RESTART_AFTER_S,
 ) -> None:
-    """Run a loop for ever: when it fails, say so and start it again, waiting twice as long each time up to the
-    longest wait; a run that outlived the longest wait starts over with the shortest. Cancelled it ends, however the
-    loop takes that."""
+    """Run a loop for ever: when it fails, start it again, waiting twice as long each time up to the longest wait; a
+    run that outlives the longest wait starts over with the shortest. Each kind of error is said once until a run has
+    outlived the longest wait, and that is said then. Cancelled it ends, however the loop takes that."""
     shortest_s, longest_s = restart_after_s
     wait_s = shortest_s
+    told: set[type[Exception]] = set()
     if pulse is not None:
         pulse.watch(name)
     while True:
         began = monotonic()
+        recovers = asyncio.get_running_loop().call_later(longest_s, _recovered, name, told)
         try:
             await loop()
         except Exception as error:
             heed_cancel()  # what fails on its way out is not started again
-            log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
+            if (kind := type(_innermost(error))) not in told:
+                log.exception("event=loop_failed loop=%s restart_after_s=%g", name, wait_s)
+            told.add(kind)
             if pulse is not None:
                 pulse.failed(name, error)
+        finally:
+            recovers.cancel()
         heed_cancel()
         if monotonic() - began > longest_s:
             wait_s = shortest_s
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, longest_s)
+
+
+def _recovered(name: str, told: set[type[Exception]]) -> None:
+    """It runs on; what fails from now on is said again."""
+    if told:
+        log.info("event=loop_recovered loop=%s", name)
+        told.clear()

@@ -17,9 +17,10 @@ from typing import Any
 from nats.aio.client import Client
 
 from agent.federation.bucket import Bucket, OvertakenError, claim_key, claims_in
-from agent.federation.connection import FAILURES, Contact, Servers, pause
+from agent.federation.connection import FAILURES, Contact, Servers
 from agent.orders import Order
 from agent.policy import Reason
+from agent.supervision import pause
 from agent.tenure import NotOursError
 from drivers.reading import MachineId
 

@@ -124,13 +124,6 @@ async def connected(servers: Servers, *, within_s: float | None = None) -> Async
         await client.close()
 
 
-async def pause(poke: asyncio.Event, at_most_s: float) -> None:
-    """Until somebody pokes, but not for longer."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(at_most_s):
-            await poke.wait()
-
-
 class Contact:
     """Keeps work going that needs servers. `name` begins the events that tell, once each, that they cannot be reached
     and that they can again."""

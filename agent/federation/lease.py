@@ -32,8 +32,9 @@ from agent.federation.bucket import (
     setting_key,
     settings_in,
 )
-from agent.federation.connection import FAILURES, Contact, Servers, pause
+from agent.federation.connection import FAILURES, Contact, Servers
 from agent.orders import Order
+from agent.supervision import pause
 from agent.tenure import Inheritance, NotOursError
 
 log = logging.getLogger("hashcost")

@@ -10,6 +10,7 @@ from agent.market.consensus import Consensus, Kind, Observation, agree
 from agent.market.health import Health
 from agent.market.quote import Figure, HashpriceQuote, SourceStatus
 from agent.market.sources import Ask, Endpoint, known_sources
+from agent.supervision import pause
 
 INTERVAL_S = 60.0
 """A source is asked no more often than this, by the agent's clock."""
@@ -56,11 +57,7 @@ class LiveHashprice:
 
     async def first_answers(self, timeout_s: float) -> None:
         """Until every source has answered or failed once, at most for so long."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._all_heard.wait()
-        except TimeoutError:
-            return
+        await pause(self._all_heard, timeout_s)
 
     async def _ask_for_ever(self, source: _Source) -> None:
         while True:

@@ -1,7 +1,6 @@
 """Power price from a feed or a file: asked for at its own pace, judged, and made into what a kWh costs the site."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from agent.fetch import Fetcher, Page, SourceError, told
 from agent.market.health import Health
 from agent.market.quote import PowerPriceQuote, PriceState, SourceStatus
 from agent.mqtt import Subscription
+from agent.supervision import pause
 from agent.tariff import feeds
 from agent.tariff.account import ErcotAccount
 from agent.tariff.contract import Contract
@@ -117,9 +117,7 @@ class TopicPrices:
 
     async def prices(self, now: datetime) -> list[IntervalPrice]:
         """The latest message. Raises `SourceError`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_MESSAGE_S):
-                await self.subscription.settled.wait()
+        await pause(self.subscription.settled, FIRST_MESSAGE_S)
         self.subscription.news.clear()
         heard = self.subscription.latest()
         begin = floor(heard.at, self._wanted.interval)
@@ -131,9 +129,7 @@ class TopicPrices:
 
     async def pause(self, seconds: float) -> None:
         """Until a message comes, or so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.subscription.news.wait()
+        await pause(self.subscription.news, seconds)
 
 
 class LiveTariff:
@@ -181,11 +177,7 @@ class LiveTariff:
 
     async def first_answers(self, timeout_s: float) -> None:
         """Until it has answered or failed once, at most for so long."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._heard.wait()
-        except TimeoutError:
-            return
+        await pause(self._heard, timeout_s)
 
     async def ask(self, now: datetime) -> None:
         """Ask once, and take in what is said."""

@@ -88,6 +88,23 @@ def test_a_log_that_a_crash_left_belongs_to_what_is_kept(database, tmp_path):
     assert noted(done.kept) == ["only in the log", "first"]
 
 
+def test_of_the_databases_that_were_replaced_the_newest_stay(database, tmp_path):
+    copy = back_up(database, tmp_path / "backups", keep=3, now=NOW)
+    mine = database.with_name(f"{database.name}.before-my-upgrade")
+    mine.touch()
+    kept = []
+    for hour in (0, 1, 2, 3, -24):  # the last by a clock that was set back
+        kept.append(restore(copy, database, now=NOW + timedelta(hours=hour)).kept)
+        for suffix in ("-wal", "-shm"):
+            kept[-1].with_name(kept[-1].name + suffix).touch()
+    left = {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.glob("*.before-*")}
+    assert left == {path.name for path in (*kept[2:], mine)}
+    kept[2].unlink()
+    database.unlink()
+    assert restore(copy, database, now=NOW).kept is None
+    assert {path.name for path in tmp_path.glob("*.before-*Z")} == {path.name for path in kept[3:]}
+
+
 def test_a_database_that_is_gone_comes_back(tmp_path, database):
     copy = back_up(database, tmp_path / "backups", keep=3, now=NOW)
     restored = tmp_path / "elsewhere" / "hashcost.db"

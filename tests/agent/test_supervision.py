@@ -32,11 +32,33 @@ async def broken():
     raise ValueError("a bug")
 
 
-async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time(lines):
+async def test_a_loop_that_fails_is_started_again_after_twice_as_long_each_time():
     waits = await started(broken, 5, restart_after_s=(0.05, 0.1))
     assert all(wait >= least for wait, least in zip(waits, [0.05, 0.1, 0.1, 0.1], strict=True))
     assert waits[-1] < 0.4
-    assert len(lines("event=loop_failed loop=test")) == 5
+
+
+async def test_that_a_loop_fails_is_said_once_of_each_kind_and_that_it_runs_on_once(lines):
+    kinds = iter([ValueError, ValueError, OSError, ValueError, OSError, None, ValueError])
+    recovered = asyncio.Event()
+
+    async def until_the_error():
+        if (kind := next(kinds, None)) is None:
+            await recovered.wait()
+            kind = OSError
+        raise ExceptionGroup("tasks", [kind("a bug")])
+
+    supervised = asyncio.ensure_future(supervise("test", until_the_error, restart_after_s=(0.01, 0.2)))
+    await eventually(lambda: lines("event=loop_recovered"))
+    assert [line.split()[0] for line in lines("event=loop_")] == [
+        "event=loop_failed", "event=loop_failed", "event=loop_recovered",
+    ]  # fmt: skip
+    recovered.set()
+    await eventually(lambda: len(lines("event=loop_failed")) == 4)
+    supervised.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await supervised
+    assert lines("event=loop_recovered") == ["event=loop_recovered loop=test"]
 
 
 async def test_a_loop_that_fails_when_it_is_cancelled_is_not_started_again(lines):
