@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import takewhile
+from typing import TypeVar
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -33,6 +35,7 @@ ASK_AFTER = 20
 MOST_PENDING = 5000
 DOUBLES_WINDOW_S = 120.0
 ANSWER_WITHIN_S = 10.0
+T = TypeVar("T")
 _NUMBER, _EPOCH = re.compile(r"[0-9]{1,15}"), re.compile(r"[0-9a-f]{1,64}")
 
 
@@ -79,7 +82,7 @@ class Collector:
             info = await stream.stream_info(str(self._stream.name))
         except NotFoundError:
             info = await stream.add_stream(self._stream)
-        start = await asyncio.to_thread(self._fleet.begin, f"{info.config.name} of {info.created}")
+        start = await _in_a_thread(partial(self._fleet.begin, f"{info.config.name} of {info.created}"))
         durable = f"fleet-{self._fleet.state.fleet_id}"
         with contextlib.suppress(NotFoundError):
             await stream.delete_consumer(str(info.config.name), durable)
@@ -115,7 +118,7 @@ class Collector:
             )
             delivered += len(in_order)
             taken = [message for _, message in in_order]
-            await asyncio.to_thread(self._fleet.take, [_arrived(message) for message in taken])
+            await _in_a_thread(partial(self._fleet.take, [_arrived(message) for message in taken]))
             self._kept.reached()
             await _acknowledge(taken)
             self._contact.reached()
@@ -129,6 +132,15 @@ class Collector:
         """Whether the server delivered more than came. Raises one of `FAILURES` if the consumer is gone."""
         info = await subscription.consumer_info()
         return info.delivered is not None and info.delivered.consumer_seq > delivered
+
+
+async def _in_a_thread(do: Callable[[], T]) -> T:
+    """Do it beside the event loop, to its end also when this is cancelled: whoever ends us closes the database then."""
+    doing = asyncio.create_task(asyncio.to_thread(do))
+    try:
+        return await asyncio.shield(doing)
+    finally:
+        await asyncio.wait([doing])
 
 
 async def _acknowledge(messages: Sequence[Msg]) -> None:

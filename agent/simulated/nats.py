@@ -1,18 +1,26 @@
 """Real NATS servers on loopback: a cluster for the demo and the tests, of nodes that can be killed and paused."""
 
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Self
 
 from agent.errors import AgentError
 
-STARTED_WITHIN_S = 30.0
+STARTED_WITHIN_S = 60.0
+PORTS = cycle(random.sample(range(20_000, 32_000), 12_000))
+"""Below those that Linux gives to connections that go out: a node that comes back finds its own free."""
+LEADER = "metadata leader"
+"""In the log of each server of a cluster, when there is one."""
 
 
 class NoServerError(AgentError):
@@ -27,9 +35,10 @@ def server_program() -> str | None:
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    while True:
+        with suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port := next(PORTS)))
+            return port
 
 
 class Cluster:
@@ -52,10 +61,15 @@ class Cluster:
         return range(len(self._ports))
 
     def __enter__(self) -> Self:
-        for node in self.nodes:
-            self.start(node)
-        for node in self.nodes:
-            self.wait_for(node)
+        with ExitStack() as stack:
+            stack.push(self)
+            for node in self.nodes:
+                self.start(node)
+            for node in self.nodes:
+                self.wait_for(node)
+                if len(self.nodes) > 1:  # before they have chosen a leader, what is asked is lost
+                    self._wait(node, partial(self._knows_a_leader, node))
+            stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,12 +110,23 @@ class Cluster:
 
     def wait_for(self, node: int) -> None:
         """Until it listens. Raises `NoServerError`."""
-        deadline = time.monotonic() + STARTED_WITHIN_S
-        while time.monotonic() < deadline:
+
+        def listens() -> bool:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[node][0]), 1.0):
-                return
-            time.sleep(0.05)
-        raise NoServerError(f"nats-server did not start:\n{self.log(node)[-2000:]}")
+                return True
+            return False
+
+        self._wait(node, listens)
+
+    def _knows_a_leader(self, node: int) -> bool:
+        return LEADER in self.log(node)
+
+    def _wait(self, node: int, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + STARTED_WITHIN_S
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise NoServerError(f"nats-server did not start:\n{self.log(node)[-2000:]}")
+            time.sleep(0.02)
 
     def kill(self, node: int) -> None:
         """As if its host lost power."""

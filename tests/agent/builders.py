@@ -5,10 +5,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.appraisal import Basis, RunningPoint, Terms
+from agent.federation.fleet_database import Arrived
+from agent.federation.messages import Kind, Place, subject
+from agent.federation.outbox import Outbox
+from agent.federation.outlet import waiting
 from agent.fleet import Failure, Fleet, Machine
 from agent.market.quote import HashpriceQuote, Market, PowerPriceQuote
 from agent.orders import Order, OrderAction, OrderState
@@ -32,6 +37,7 @@ NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
 MAX_AGE = timedelta(seconds=75)
 MODEL = "Antminer S21"
 """200 TH/s, 3500 W and 17.5 J/TH by its nameplate."""
+MUCH = 64 * 1024 * 1024
 
 
 def mac(number: int) -> str:
@@ -211,6 +217,37 @@ def order(**changes: Any) -> Order:
 
 def restore_point(power_mode: PowerMode | None = PowerMode.NORMAL) -> RestorePoint:
     return RestorePoint(power_mode=power_mode, settings={"bitmain-work-mode": "0", "freq-level": "100"})
+
+
+class Site:
+    """A site's store and what it told so far, in order."""
+
+    def __init__(self, directory: Path, name: str = "denver", *, limit_bytes: int = MUCH) -> None:
+        directory.mkdir(exist_ok=True)
+        self.path, self.name, self.limit_bytes = directory / f"{name}.db", name, limit_bytes
+        self.told: list[tuple[Kind, Place, bytes]] = []
+        self.sent: dict[str, int] = {}
+        """How much of each epoch servers have taken, where there are any."""
+        self.start()
+
+    def start(self) -> None:
+        outbox = partial(Outbox, site=self.name, threshold=0.0, limit_bytes=self.limit_bytes)
+        self.store = Store(self.path, outbox)
+
+    def stop(self) -> None:
+        self.store.close()
+
+    def flush(self) -> list[Arrived]:
+        """What waits is sent; all that was ever sent, as it arrives."""
+        while found := waiting(self.path, 100):
+            self.told += [(each.kind, each.place, each.payload) for each in found]
+            self.store.take_out(found[-1].place.epoch, found[-1].place.sequence)
+        return [
+            Arrived(
+                stream_sequence=number, subject=subject("acme", self.name, kind), place=place, payload=payload
+            )
+            for number, (kind, place, payload) in enumerate(self.told, 1)
+        ]
 
 
 class DirectStore:

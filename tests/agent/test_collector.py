@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -28,30 +29,43 @@ from agent.simulated.nats import Cluster, free_port, server_program
 from agent.store import StoreError
 from tests.agent.builders import NOW, at, eventually, machine, market, reading, save
 from tests.agent.processes import CLI, child_environment
-from tests.agent.test_fleet import Site, book, busy_day, everything, hours_of_readings, table
+from tests.agent.test_fleet import book, busy_day, everything, hours_of_readings, table
+from tests.agent.test_uplink import ANSWER_S, ELECTED_WITHIN_S
 
 pytestmark = [
-    pytest.mark.usefixtures("impatient"),
+    pytest.mark.usefixtures("prompt"),
     # nats-py leaves sockets of servers that went away to the garbage collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
 ]
+impatient = pytest.mark.usefixtures("impatient")
 
 
 @pytest.fixture(params=[3, 1], ids=["cluster", "single"])
-def cluster(request, tmp_path):
+def either(request, tmp_path):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=request.param) as running:
-        yield running
+    with Cluster(tmp_path / "nats", nodes=request.param) as servers:
+        yield servers
 
 
 @pytest.fixture
-def sites(tmp_path):
-    made = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
-    yield made
-    for each in made:
-        each.stop()
+def cluster(tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats") as servers:
+        yield servers
+
+
+@pytest.fixture
+def single(tmp_path):
+    (tmp_path / "nats").mkdir()
+    with Cluster(tmp_path / "nats", nodes=1) as servers:
+        yield servers
+
+
+@pytest.fixture
+def sites(start_site):
+    return [start_site(name) for name in ("denver", "tulsa")]
 
 
 @asynccontextmanager
@@ -69,6 +83,7 @@ async def running(*loops):
 def uplink(cluster, site):
     async def take(epoch, sequence):
         site.store.take_out(epoch, sequence)
+        site.sent[epoch] = sequence
 
     servers = Servers(addresses=cluster.urls, name=site.name)
     return Uplink(servers, site.path, take, org="acme", site=site.name).run
@@ -96,6 +111,10 @@ class Fleet:
     def _has(self, site):
         return not waiting(site.path, 1) and is_same(self.directory / f"{site.name}.db", site)
 
+    def has_counted(self, *sites):
+        """All that these ever sent, and it is written that it did."""
+        return read_state(self.directory).taken == sum(sum(each.sent.values()) for each in sites)
+
 
 @asynccontextmanager
 async def collecting(cluster, directory):
@@ -107,51 +126,70 @@ async def collecting(cluster, directory):
         fleet.database.close()
 
 
-async def test_what_sites_tell_is_what_the_fleet_shows(cluster, sites, tmp_path):
+async def test_what_sites_tell_is_what_the_fleet_shows(either, sites, tmp_path):
+    cluster = either
     for number, each in enumerate(sites):
         busy_day(each, seed=number)
     async with (
         collecting(cluster, tmp_path / "fleet") as fleet,
         running(*(uplink(cluster, each) for each in sites)),
     ):
-        await eventually(lambda: fleet.has(*sites), 60.0)
+        await eventually(lambda: fleet.has(*sites))
         for each in sites:
             each.store.save_events([Event(at=NOW, kind="noted", detail="later")])
-        await eventually(lambda: fleet.has(*sites), 30.0)
+        await eventually(lambda: fleet.has(*sites))
     assert read_state(tmp_path / "fleet").refused == {}
 
 
-async def test_the_service_goes_on_where_it_was_and_can_begin_anew(cluster, sites, tmp_path):
-    async with running(*(uplink(cluster, each) for each in sites)):
-        async with collecting(cluster, tmp_path / "fleet") as fleet:
+async def test_the_service_goes_on_where_it_was_and_can_begin_anew(either, sites, tmp_path):
+    async with running(*(uplink(either, each) for each in sites)):
+        async with collecting(either, tmp_path / "fleet") as fleet:
             busy_day(sites[0], rounds=4)
-            await eventually(lambda: fleet.has(sites[0]), 60.0)
+            await eventually(lambda: fleet.has(sites[0]))
         busy_day(sites[1], rounds=4)
-        async with collecting(cluster, tmp_path / "fleet") as fleet:
-            await eventually(lambda: fleet.has(*sites), 60.0)
-            taken = fleet.database.state.taken
-        shutil.rmtree(tmp_path / "fleet")
-        async with collecting(cluster, tmp_path / "fleet") as fleet:
-            await eventually(lambda: fleet.has(*sites), 60.0)
-            assert fleet.database.state.taken == taken
+        for _ in ("goes on", "begins anew"):
+            async with collecting(either, tmp_path / "fleet") as fleet:
+                await eventually(lambda fleet=fleet: fleet.has(*sites) and fleet.has_counted(*sites))
+            shutil.rmtree(tmp_path / "fleet")
 
 
-async def test_nodes_may_go_one_after_the_other(tmp_path, sites):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats") as cluster:
-        async with (
-            collecting(cluster, tmp_path / "fleet") as fleet,
-            running(*(uplink(cluster, each) for each in sites)),
-        ):
-            busy_day(sites[0], rounds=2)
-            await eventually(lambda: fleet.has(sites[0]), 60.0)
-            for node in cluster.nodes:
-                cluster.kill(node)
-                busy_day(sites[1], seed=node, rounds=3)
-                await eventually(lambda: fleet.has(*sites), 90.0)  # two of three are enough
-                cluster.start(node)
-                cluster.wait_for(node)
-                await eventually(lambda: fleet.has(*sites), 90.0)
+async def test_what_is_being_written_when_the_service_ends_is_written_first(
+    single, sites, tmp_path, monkeypatch
+):
+    take, begun, may_end, order = FleetDatabase.take, threading.Event(), threading.Event(), []
+
+    def slowly(self, messages):
+        begun.set()
+        may_end.wait(60)
+        take(self, messages)
+        order.append("written")
+
+    monkeypatch.setattr(FleetDatabase, "take", slowly)
+    fleet = Fleet(single, tmp_path / "fleet")
+    task = asyncio.create_task(fleet.run())
+    task.add_done_callback(lambda _: order.append("ended"))
+    await eventually(begun.is_set)
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.3, may_end.set)
+    await eventually(lambda: len(order) == 2)
+    fleet.database.close()
+    assert order == ["written", "ended"]
+
+
+@impatient
+async def test_nodes_may_go_one_after_the_other(cluster, sites, tmp_path):
+    async with (
+        collecting(cluster, tmp_path / "fleet") as fleet,
+        running(*(uplink(cluster, each) for each in sites)),
+    ):
+        busy_day(sites[0], rounds=2)
+        await eventually(lambda: fleet.has(sites[0]))
+        for node in cluster.nodes:
+            cluster.kill(node)
+            busy_day(sites[1], seed=node, rounds=3)
+            await eventually(lambda: fleet.has(*sites), ELECTED_WITHIN_S)  # two of three are enough
+            cluster.start(node)
+            cluster.wait_for(node)
     state = read_state(tmp_path / "fleet")
     assert (state.refused, state.holes) == ({}, 0)
 
@@ -194,42 +232,45 @@ class Way:
 
 
 @pytest.fixture
-async def way(tmp_path):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats") as cluster:
-        made = Way(cluster)
-        await made.mend()
-        yield cluster, made
-        made.cut()
+async def way(cluster):
+    made = Way(cluster)
+    await made.mend()
+    yield made
+    made.cut()
 
 
+async def step_down(client):
+    """Another node leads the stream."""
+    await client.request("$JS.API.STREAM.LEADER.STEPDOWN.HASHCOST-acme", b"", timeout=ANSWER_S)
+
+
+@impatient
 async def test_a_site_that_is_cut_off_for_an_hour_makes_up_for_it_while_the_cluster_goes_on(
-    way, sites, tmp_path
+    cluster, way, sites, tmp_path
 ):
     """Time compressed: 120 rounds, as of an hour, while the way from one site to a cluster of three is cut. The other
     site goes on telling, and the stream has another leader when the first comes back."""
-    cluster, its_way = way
     away, there = sites
     async with (
         collecting(cluster, tmp_path / "fleet") as fleet,
-        running(uplink(its_way, away), uplink(cluster, there)),
+        running(uplink(way, away), uplink(cluster, there)),
     ):
         for each in sites:
             busy_day(each, rounds=2)
-        await eventually(lambda: fleet.has(*sites), 60.0)
-        its_way.cut()
+        await eventually(lambda: fleet.has(*sites))
+        way.cut()
         machines = [machine(number, reading()) for number in range(1, 4)]
         for turn in range(120):
             now = NOW + timedelta(hours=1, seconds=30 * turn)
             save(away.store, *at(now, machines), market=market(0.05 + turn * 1e-3, at=now))
             away.store.save_events([Event(at=now, kind="noted", detail=str(turn))])
         busy_day(there, seed=5, rounds=3)
-        await eventually(lambda: fleet.has(there), 60.0)
+        await eventually(lambda: fleet.has(there))
         async with connected(Servers(addresses=cluster.urls, name="x")) as client:
-            await client.request("$JS.API.STREAM.LEADER.STEPDOWN.HASHCOST-acme", b"", timeout=10)
+            await step_down(client)
         assert len(waiting(away.path, 1000)) >= 240
-        await its_way.mend()
-        await eventually(lambda: fleet.has(*sites), 90.0)
+        await way.mend()
+        await eventually(lambda: fleet.has(*sites), ELECTED_WITHIN_S)
     state = read_state(tmp_path / "fleet")
     assert (state.refused, state.holes) == ({}, 0)
     with Reader(tmp_path / "fleet" / "denver.db") as reader:
@@ -237,21 +278,19 @@ async def test_a_site_that_is_cut_off_for_an_hour_makes_up_for_it_while_the_clus
     assert told[:120] == [str(turn) for turn in reversed(range(120))]
 
 
-async def test_a_slow_service_is_waited_for_and_gets_everything(tmp_path, sites, monkeypatch):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats") as cluster:
-        take = FleetDatabase.take
+async def test_a_slow_service_is_waited_for_and_gets_everything(single, sites, tmp_path, monkeypatch):
+    take = FleetDatabase.take
 
-        def slowly(self, messages):
-            if messages:
-                time.sleep(0.5)
-            take(self, messages)
+    def slowly(self, messages):
+        if messages:
+            time.sleep(0.2)
+        take(self, messages)
 
-        monkeypatch.setattr(FleetDatabase, "take", slowly)
-        monkeypatch.setattr("agent.federation.collector.BATCH", 20)
-        busy_day(sites[0], rounds=30)
-        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, sites[0])):
-            await eventually(lambda: fleet.has(sites[0]), 120.0)
+    monkeypatch.setattr(FleetDatabase, "take", slowly)
+    monkeypatch.setattr("agent.federation.collector.BATCH", 10)
+    busy_day(sites[0], rounds=20)
+    async with collecting(single, tmp_path / "fleet") as fleet, running(uplink(single, sites[0])):
+        await eventually(lambda: fleet.has(sites[0]))
 
 
 class Replayer:
@@ -275,39 +314,38 @@ class Replayer:
             await asyncio.sleep(0.05)
 
 
-async def test_the_fleets_ledger_is_the_sum_of_the_sites_whatever_happens_on_the_way(tmp_path):
+@impatient
+async def test_the_fleets_ledger_is_the_sum_of_the_sites_whatever_happens_on_the_way(
+    cluster, start_site, tmp_path
+):
     """Three sites, one with a clock that is late; the leader moves, a node dies, a site is cut off, and somebody sends
     everything again, which servers do not notice."""
-    (tmp_path / "nats").mkdir()
-    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa", "ulvik")]
+    sites = [start_site(name) for name in ("denver", "tulsa", "ulvik")]
     start = NOW.replace(minute=0)
     span = start - timedelta(hours=1), start + timedelta(hours=3)  # all of it booked: a copy has no readings
-    with Cluster(tmp_path / "nats") as cluster:
-        await asyncio.wait_for(made_stream(cluster), 60)
-        async with (
-            connected(Servers(addresses=cluster.urls, name="replayer")) as client,
-            collecting(cluster, tmp_path / "fleet") as fleet,
-            running(Replayer(client).run, uplink(cluster, sites[0]), uplink(cluster, sites[1])),
-        ):
-            hours_of_readings(sites[0], start, 4)
-            await book(sites[0])
-            await client.request("$JS.API.STREAM.LEADER.STEPDOWN.HASHCOST-acme", b"", timeout=10)
-            cluster.kill(2)
-            async with running(uplink(cluster, sites[2])):
-                hours_of_readings(sites[1], start - timedelta(minutes=37), 5)
-                await book(sites[1])
-                hours_of_readings(sites[2], start, 4)
-                await eventually(lambda: fleet.has(sites[0]), 90.0)
-            await book(sites[2])  # while it is cut off
-            cluster.start(2)
-            cluster.wait_for(2)
-            async with running(uplink(cluster, sites[2])):
-                await eventually(lambda: fleet.has(*sites), 120.0)
-                await eventually(lambda: fleet.database.state.doubles > 50, 60.0)
-                expected = ledger_of_sites(sites, *span)
-                await eventually(lambda: ledger_of_fleet(tmp_path / "fleet", *span) == expected, 60.0)
-    for each in sites:
-        each.stop()
+    await made_stream(cluster)
+    async with (
+        connected(Servers(addresses=cluster.urls, name="replayer")) as client,
+        collecting(cluster, tmp_path / "fleet") as fleet,
+        running(Replayer(client).run, uplink(cluster, sites[0]), uplink(cluster, sites[1])),
+    ):
+        hours_of_readings(sites[0], start, 4)
+        await book(sites[0])
+        await step_down(client)
+        cluster.kill(2)
+        async with running(uplink(cluster, sites[2])):
+            hours_of_readings(sites[1], start - timedelta(minutes=37), 5)
+            await book(sites[1])
+            hours_of_readings(sites[2], start, 4)
+            await eventually(lambda: fleet.has(sites[0]), ELECTED_WITHIN_S)
+        await book(sites[2])  # while it is cut off
+        cluster.start(2)
+        cluster.wait_for(2)
+        async with running(uplink(cluster, sites[2])):
+            await eventually(lambda: fleet.has(*sites), ELECTED_WITHIN_S)
+            await eventually(lambda: fleet.database.state.doubles > 50)
+            expected = ledger_of_sites(sites, *span)
+            await eventually(lambda: ledger_of_fleet(tmp_path / "fleet", *span) == expected)
     assert len({row["site"] for row in expected}) == 3
     assert sum(float(row["energy_kwh"] or 0) for row in expected) > 0
     state = read_state(tmp_path / "fleet")
@@ -331,29 +369,25 @@ def ledger_of_fleet(directory, start, end):
 async def made_stream(cluster):
     """The stream, with servers that forget at once which messages they have seen."""
     config = stream_of("acme", replicas=3, megabytes=100, days=30).evolve(duplicate_window=0.1)
-    while True:
-        with suppress(nats.errors.Error, nats.js.errors.Error):
-            async with connected(Servers(addresses=cluster.urls, name="maker")) as client:
-                await client.jetstream().add_stream(config)
-                return
-        await asyncio.sleep(0.2)
+    async with connected(Servers(addresses=cluster.urls, name="maker")) as client, asyncio.timeout(60):
+        while True:
+            with suppress(nats.js.errors.APIError):
+                return await client.jetstream(timeout=ANSWER_S).add_stream(config)
+            await asyncio.sleep(0.05)
 
 
-async def test_noise_and_forgeries_on_the_subjects_change_nothing(tmp_path, sites):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as cluster:
-        async with collecting(cluster, tmp_path / "fleet") as fleet, running(uplink(cluster, sites[0])):
-            busy_day(sites[0], rounds=2)
-            await eventually(lambda: fleet.has(sites[0]), 60.0)
-            client = await nats.connect(list(cluster.urls))
-            stream = client.jetstream()
+async def test_noise_and_forgeries_on_the_subjects_change_nothing(single, sites, tmp_path):
+    async with collecting(single, tmp_path / "fleet") as fleet, running(uplink(single, sites[0])):
+        busy_day(sites[0], rounds=2)
+        await eventually(lambda: fleet.has(sites[0]))
+        async with connected(Servers(addresses=single.urls, name="forger")) as client:
+            stream = client.jetstream(timeout=ANSWER_S)
             for number in range(50):
                 await stream.publish(f"hashcost.acme.denver.{number}", b"x" * number)
                 await stream.publish("hashcost.acme.tulsa.rounds", b"y", headers={"Hashcost-Epoch": "z"})
-            await client.close()
-            await eventually(lambda: sum(fleet.database.state.refused.values()) == 100, 30.0)
-            sites[0].store.save_events([Event(at=NOW, kind="noted", detail="after")])
-            await eventually(lambda: fleet.has(sites[0]), 30.0)
+        await eventually(lambda: sum(fleet.database.state.refused.values()) == 100)
+        sites[0].store.save_events([Event(at=NOW, kind="noted", detail="after")])
+        await eventually(lambda: fleet.has(sites[0]))
     assert not (tmp_path / "fleet" / "tulsa.db").exists()
 
 
@@ -363,49 +397,48 @@ def written(path):
 
 async def page(port):
     """The metrics as a scraper gets them."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-    text = await reader.read()
-    writer.close()
-    return text
+    with suppress(OSError):  # it does not listen yet
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        text = await reader.read()
+        writer.close()
+        return text
+    return b""
 
 
-async def test_the_command_runs_until_it_is_told_to_stop(tmp_path, sites):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as cluster:
-        config = tmp_path / "fleet.toml"
-        port = free_port()
-        config.write_text(
-            f'[fleet]\nservers = ["{cluster.urls[0]}"]\norg = "acme"\nstream_mb = 100\n'
-            f'[metrics]\nlisten = "127.0.0.1:{port}"\ntextfile = "{tmp_path}/fleet.prom"\n'
-        )
-        assert parse(config.read_text(), source="x").fleet.site is None
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                CLI,
-                "fleet",
-                "run",
-                "--config",
-                str(config),
-                "--fleet",
-                str(tmp_path / "fleet"),
-            ],
-            env=child_environment(),
-            stderr=subprocess.PIPE,
-        )
-        try:
-            busy_day(sites[0], rounds=2)
-            async with running(uplink(cluster, sites[0])):
-                await eventually(lambda: is_same(tmp_path / "fleet" / "denver.db", sites[0]), 60.0)
-            wanted = b'hashcost_site_up{site="denver"}'
-            await eventually(lambda: wanted in written(tmp_path / "fleet.prom"), 60.0)
-            async with asyncio.timeout(30):
-                while wanted not in await page(port):
-                    await asyncio.sleep(0.2)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, said = await asyncio.to_thread(process.communicate, timeout=20)
+OFTEN = """
+from agent.federation import metrics
+metrics.RENDER_EVERY_S = 0.2
+"""
+
+
+async def test_the_command_runs_until_it_is_told_to_stop(single, sites, tmp_path):
+    config = tmp_path / "fleet.toml"
+    port = free_port()
+    config.write_text(
+        f'[fleet]\nservers = ["{single.urls[0]}"]\norg = "acme"\nstream_mb = 100\n'
+        f'[metrics]\nlisten = "127.0.0.1:{port}"\ntextfile = "{tmp_path}/fleet.prom"\n'
+    )
+    assert parse(config.read_text(), source="x").fleet.site is None
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", OFTEN + CLI,
+            "fleet", "run", "--config", str(config), "--fleet", str(tmp_path / "fleet"),
+        ],
+        env=child_environment(),
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        busy_day(sites[0], rounds=2)
+        async with running(uplink(single, sites[0])):
+            await eventually(lambda: is_same(tmp_path / "fleet" / "denver.db", sites[0]))
+        wanted = b'hashcost_site_up{site="denver"}'
+        await eventually(lambda: wanted in written(tmp_path / "fleet.prom"))
+        async with asyncio.timeout(60):
+            while wanted not in await page(port):
+                await asyncio.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == 0, said.decode()
     assert b"event=stopped" in said

@@ -7,9 +7,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import groupby, zip_longest
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,8 +24,6 @@ from agent.federation.books import export_fleet
 from agent.federation.fleet_database import Arrived, FleetDatabase, is_fleet, read_state
 from agent.federation.messages import COLUMNS, Kind, Message, Place, encode, subject
 from agent.federation.metrics import fleet_metrics_text
-from agent.federation.outbox import Outbox
-from agent.federation.outlet import waiting
 from agent.federation.overview import draw_fleet, fleet_as_data, notes, site_views
 from agent.federation.sequence import InOrder
 from agent.opened import MARKER, open_store
@@ -35,12 +31,23 @@ from agent.orders import OrderState
 from agent.policy import Reason
 from agent.reader import Reader
 from agent.rows import Event, to_ms
-from agent.store import Store, StoreError
+from agent.store import StoreError
 from drivers.reading import RunState
-from tests.agent.builders import NOW, asleep, at, failure, mac, machine, market, order, reading, save
-from tests.agent.processes import hashcost
+from tests.agent.builders import (
+    NOW,
+    Site,
+    asleep,
+    at,
+    failure,
+    mac,
+    machine,
+    market,
+    order,
+    reading,
+    save,
+)
+from tests.agent.processes import hashcost_here
 
-MUCH = 64 * 1024 * 1024
 OLDEST = {
     "hours": ("ledger", "hour_ms"),
     "events": ("events", "at_ms"),
@@ -49,40 +56,9 @@ OLDEST = {
 }
 
 
-class Site:
-    """A site's store and what it told so far, in order."""
-
-    def __init__(self, directory: Path, name: str = "denver", *, limit_bytes: int = MUCH) -> None:
-        directory.mkdir(exist_ok=True)
-        self.path, self.name, self.limit_bytes = directory / f"{name}.db", name, limit_bytes
-        self.told: list[tuple[Kind, Place, bytes]] = []
-        self.start()
-
-    def start(self) -> None:
-        outbox = partial(Outbox, site=self.name, threshold=0.0, limit_bytes=self.limit_bytes)
-        self.store = Store(self.path, outbox)
-
-    def stop(self) -> None:
-        self.store.close()
-
-    def flush(self):
-        """What waits is sent; all that was ever sent, as it arrives."""
-        while found := waiting(self.path, 100):
-            self.told += [(each.kind, each.place, each.payload) for each in found]
-            self.store.take_out(found[-1].place.epoch, found[-1].place.sequence)
-        return [
-            Arrived(
-                stream_sequence=number, subject=subject("acme", self.name, kind), place=place, payload=payload
-            )
-            for number, (kind, place, payload) in enumerate(self.told, 1)
-        ]
-
-
 @pytest.fixture
-def site(tmp_path):
-    made = Site(tmp_path / "site")
-    yield made
-    made.stop()
+def site(start_site):
+    return start_site()
 
 
 @pytest.fixture(params=["files", "postgres"])
@@ -200,14 +176,15 @@ def test_a_copy_can_be_made_anew_from_a_stream_that_lost_its_beginning(site, dir
     assert ours[4:] == theirs[4:]
 
 
-def test_a_site_that_let_go_what_it_could_not_keep_is_shown_as_it_is_and_the_gap_is_told(tmp_path, directory):
-    site = Site(tmp_path / "site", limit_bytes=8_000)
+def test_a_site_that_let_go_what_it_could_not_keep_is_shown_as_it_is_and_the_gap_is_told(
+    start_site, directory
+):
+    site = start_site(limit_bytes=8_000)
     busy_day(site, rounds=60)
     delivered(directory, site.flush())
     ours, theirs = everything(directory / "denver.db"), everything(site.path)
     assert ours[0] == theirs[0]
     assert any(event.kind == "fleet_gap" for event in ours[3])
-    site.stop()
 
 
 def test_machines_that_are_not_told_of_were_seen_in_every_round_and_silent_ones_were_not(site, directory):
@@ -367,9 +344,9 @@ def table(text):
 
 
 @pytest.mark.parametrize("by", list(Period))
-async def test_the_fleets_ledger_is_the_sum_of_the_sites(tmp_path, directory, by):
+async def test_the_fleets_ledger_is_the_sum_of_the_sites(start_site, directory, by):
     start = NOW.replace(minute=0)
-    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+    sites = [start_site(name) for name in ("denver", "tulsa")]
     for number, each in enumerate(sites):
         hours_of_readings(each, start, 5, machines=2 + number)
         await book(each)
@@ -380,7 +357,6 @@ async def test_the_fleets_ledger_is_the_sum_of_the_sites(tmp_path, directory, by
     for each in sites:
         rows = table(export_profitability(each.path, start, end, by, None))
         expected += [{"site": each.name, **row} for row in rows]
-        each.stop()
     assert fleet == expected
     assert list(fleet[0]) == ["site", *CSV_COLUMNS]
     assert sum(float(row["energy_kwh"]) for row in fleet) > 0
@@ -457,8 +433,8 @@ def test_an_empty_fleet_has_nothing_to_export(directory):
         export_fleet(directory, None, None, Period.HOUR, None)
 
 
-def test_the_overview_counts_no_silent_site_and_says_so(tmp_path, directory):
-    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+def test_the_overview_counts_no_silent_site_and_says_so(tmp_path, start_site, directory):
+    sites = [start_site(name) for name in ("denver", "tulsa")]
     for number, each in enumerate(sites):
         now = NOW - timedelta(hours=number)
         save(each.store, *at(now, [machine(1, reading()), machine(2, reading())]), market=market(at=now))
@@ -481,22 +457,20 @@ def test_the_overview_counts_no_silent_site_and_says_so(tmp_path, directory):
         console.print(draw_fleet(views, state))
     text = captured.get()
     assert "not in the sums, since nothing is known of them now: tulsa" in text
-    for each in sites:
-        each.stop()
 
 
 def test_status_export_and_explain_work_on_a_fleet_from_the_command_line(site, directory):
     save(site.store, machine(1, reading()))
     delivered(directory, site.flush())
-    shown = hashcost("status", "--database", str(directory), "--json")
+    shown = hashcost_here("status", "--database", str(directory), "--json")
     assert shown.returncode == 0, shown.stderr
     assert [each["site"] for each in json.loads(shown.stdout)["sites"]] == ["denver"]
-    assert "denver" in hashcost("status", "--database", str(directory)).stdout
+    assert "denver" in hashcost_here("status", "--database", str(directory)).stdout
     copy = str(directory / "denver.db")
-    assert hashcost("explain", mac(1), "--database", copy).returncode == 0
+    assert hashcost_here("explain", mac(1), "--database", copy).returncode == 0
     for command in ("status", "recommend", "whatif"):
-        assert hashcost(command, "--database", copy).returncode == 0
-    exported = hashcost("export", "profitability", "--database", str(directory))
+        assert hashcost_here(command, "--database", copy).returncode == 0
+    exported = hashcost_here("export", "profitability", "--database", str(directory))
     assert exported.stdout.startswith("site,machine_id,")
 
 
@@ -510,28 +484,26 @@ def unreadable(directory, name):
     copies.close()
 
 
-def several(tmp_path, directory, **sites):
-    """Sites that told of their machines just now, at these power prices."""
+def several(start_site, directory, **sites):
+    """Sites that told of their machines just now, at these power prices; it holds for longer than any test takes."""
     for number, (name, price) in enumerate(sites.items()):
         now = datetime.now(UTC)
-        made = Site(tmp_path / "sites", name)
+        made = start_site(name)
         machines = [machine(2 * number, reading()), machine(2 * number + 1, reading(power_w=6000.0))]
-        save(made.store, *at(now, machines), market=market(price, at=now))
+        save(made.store, *at(now, machines), market=market(price, at=now), valid_s=900.0)
         delivered(directory, made.flush(), heard_at=now)
-        made.stop()
 
 
-def test_whatif_of_a_fleet_is_the_sum_of_its_sites_each_at_its_own_prices(tmp_path, directory):
-    several(tmp_path, directory, denver=0.05, tulsa=0.09)
+def test_whatif_of_a_fleet_is_the_sum_of_its_sites_each_at_its_own_prices(start_site, directory):
+    several(start_site, directory, denver=0.05, tulsa=0.09)
     unreadable(directory, "boise")
-    silent = Site(tmp_path / "sites", "akron")
+    silent = start_site("akron")
     save(silent.store, machine(9, reading()))
     delivered(directory, silent.flush())
-    silent.stop()
     asked = ("whatif", "--btc", "-10%", "--power", "+10%", "--json")
-    whole = json.loads(hashcost(*asked, "--database", str(directory)).stdout)
+    whole = json.loads(hashcost_here(*asked, "--database", str(directory)).stdout)
     alone = [
-        json.loads(hashcost(*asked, "--database", str(directory / f"{name}.db")).stdout)
+        json.loads(hashcost_here(*asked, "--database", str(directory / f"{name}.db")).stdout)
         for name in ("denver", "tulsa")
     ]
     for name in (
@@ -545,14 +517,14 @@ def test_whatif_of_a_fleet_is_the_sum_of_its_sites_each_at_its_own_prices(tmp_pa
         assert whole["scenarios"][0][name] == pytest.approx(sum(each["scenarios"][0][name] for each in alone))
     assert whole["sites"]["tulsa"]["now"] == alone[1]["now"]
     assert whole["left_out"] == dict.fromkeys(("akron", "boise"), "nothing is known of it now")
-    shown = hashcost("whatif", "--database", str(directory))
+    shown = hashcost_here("whatif", "--database", str(directory))
     assert shown.returncode == 0, shown.stderr
     assert [line.split()[0] for line in shown.stdout.splitlines()[-4:]] == ["denver", "tulsa", "left", "left"]
-    assert hashcost("whatif", "--database", str(directory), "--inventory", "x.csv").returncode == 2
+    assert hashcost_here("whatif", "--database", str(directory), "--inventory", "x.csv").returncode == 2
 
 
-def test_metrics_of_a_fleet_are_those_of_its_sites_and_of_a_silent_one_only_that(tmp_path, directory):
-    several(tmp_path, directory, denver=0.05, tulsa=0.09)
+def test_metrics_of_a_fleet_are_those_of_its_sites_and_of_a_silent_one_only_that(start_site, directory):
+    several(start_site, directory, denver=0.05, tulsa=0.09)
     now = datetime.now(UTC)
     views, state = site_views(directory, now), replace(read_state(directory), refused={"tulsa": 3})
     silent = [
@@ -577,17 +549,17 @@ def test_metrics_of_a_fleet_are_those_of_its_sites_and_of_a_silent_one_only_that
     assert ("hashcost_machines", "tulsa", "mining") not in found
 
 
-def test_two_sites_that_know_the_same_machine_are_told_of(tmp_path, directory):
+def test_two_sites_that_know_the_same_machine_are_told_of(start_site, directory):
     for name in ("denver", "tulsa"):
         now = datetime.now(UTC)
-        made = Site(tmp_path / "sites", name)
+        made = start_site(name)
         save(
             made.store,
             *at(now, [machine(1, reading()), machine(len(name), reading())]),
             market=market(at=now),
+            valid_s=900.0,
         )
         delivered(directory, made.flush(), heard_at=now)
-        made.stop()
     told = [note.plain for note in notes(site_views(directory, datetime.now(UTC)), read_state(directory))]
     assert told == ["denver and tulsa both have 1 machines"]
 
@@ -616,8 +588,8 @@ def full(directory, name):
         connection.execute("drop trigger no_room on hashcost.settings; drop function no_room")
 
 
-def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_of_any_site_is_lost(tmp_path, directory):
-    sites = [Site(tmp_path / "sites", name) for name in ("denver", "tulsa")]
+def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_of_any_site_is_lost(start_site, directory):
+    sites = [start_site(name) for name in ("denver", "tulsa")]
     for number, each in enumerate(sites):
         busy_day(each, seed=number)
     pairs = zip_longest(*(each.flush() for each in sites))
@@ -632,4 +604,3 @@ def test_a_copy_that_cannot_be_written_is_tried_again_and_nothing_of_any_site_is
     fleet.close()
     for each in sites:
         assert everything(directory / f"{each.name}.db") == everything(each.path)
-        each.stop()

@@ -21,31 +21,37 @@ from agent.rows import Event
 from agent.service import Agent
 from agent.simulated.nats import Cluster, server_program
 from agent.store import Store
-from tests.agent.builders import NOW, FakeDriver, eventually, machine, reading
+from tests.agent.builders import MUCH, NOW, FakeDriver, eventually, machine, reading, running
 from tests.agent.test_service import known
 
 pytestmark = [
-    pytest.mark.usefixtures("impatient"),
+    pytest.mark.usefixtures("prompt"),
     # nats-py leaves sockets of servers that went away to the garbage collector
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
     pytest.mark.timeout(180),
 ]
-MUCH = 64 * 1024 * 1024
+
+
+impatient = pytest.mark.usefixtures("impatient")
+ANSWER_S = 60.0
+"""For a healthy server, on whatever host."""
+ELECTED_WITHIN_S = 150.0
+"""A cluster that lost a leader chooses another within ten seconds, and may have to try again."""
 
 
 @pytest.fixture
 def cluster(tmp_path):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats") as running:
-        yield running
+    with Cluster(tmp_path / "nats") as servers:
+        yield servers
 
 
 @pytest.fixture
 def single(tmp_path):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as running:
-        yield running
+    with Cluster(tmp_path / "nats", nodes=1) as servers:
+        yield servers
 
 
 @pytest.fixture
@@ -59,22 +65,20 @@ def store(path):
         yield store
 
 
-async def stream(cluster, replicas=1, nkeys_seed=None, **limits):
-    """A stream for the organisation; a cluster needs a moment to choose its leader."""
-    async with asyncio.timeout(60):
+async def stream(cluster, nkeys_seed=None, **limits):
+    """A stream for the organisation; the leader of a cluster needs a moment to know the others."""
+    async with connection(cluster, nkeys_seed=nkeys_seed) as client, asyncio.timeout(ELECTED_WITHIN_S):
         while True:
-            with suppress(nats.js.errors.APIError, nats.errors.Error):
-                async with connection(cluster, nkeys_seed=nkeys_seed) as client:
-                    await client.jetstream().add_stream(
-                        name="FLEET", subjects=["hashcost.acme.*.*"], num_replicas=replicas, **limits
-                    )
-                    return
-            await asyncio.sleep(0.2)
+            with suppress(nats.js.errors.APIError):
+                return await client.jetstream(timeout=ANSWER_S).add_stream(
+                    name="FLEET", subjects=["hashcost.acme.*.*"], num_replicas=len(cluster.nodes), **limits
+                )
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
 async def connection(cluster, **options):
-    client = await nats.connect(list(cluster.urls), **options)
+    client = await nats.connect(list(cluster.urls), connect_timeout=ANSWER_S, **options)
     try:
         yield client
     finally:
@@ -83,20 +87,21 @@ async def connection(cluster, **options):
 
 async def arrived(cluster):
     """Every message of the stream, as (headers, message). A cluster that lost a node needs a moment to answer."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(ELECTED_WITHIN_S):
         while True:
             with suppress(nats.js.errors.Error, nats.errors.Error):
                 async with connection(cluster) as client:
                     return await read_stream(client)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
 
 
 async def read_stream(client):
-    total = (await client.jetstream().stream_info("FLEET")).state.messages
-    subscription = await client.jetstream().subscribe("hashcost.acme.*.*", ordered_consumer=True)
+    stream = client.jetstream(timeout=10.0)
+    total = (await stream.stream_info("FLEET")).state.messages
+    subscription = await stream.subscribe("hashcost.acme.*.*", ordered_consumer=True)
     found = []
     while len(found) < total:
-        message = await subscription.next_msg(timeout=5.0)
+        message = await subscription.next_msg(timeout=10.0)
         found.append((message.headers, decode(message.data, told_on=message.subject)))
     return found
 
@@ -107,12 +112,8 @@ async def sending(cluster, path, store):
         store.take_out(epoch, sequence)
 
     servers = Servers(addresses=cluster.urls, name="denver")
-    task = asyncio.create_task(Uplink(servers, path, take, org="acme", site="denver").run())
-    try:
+    async with running(Uplink(servers, path, take, org="acme", site="denver")):
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def happen(store, first, last):
@@ -120,8 +121,8 @@ def happen(store, first, last):
         store.save_events([Event(at=NOW, kind="noted", detail=str(number))])
 
 
-async def emptied(path, within_s=60.0):
-    await eventually(lambda: not waiting(path, 1), within_s)
+async def emptied(path):
+    await eventually(lambda: not waiting(path, 1), ELECTED_WITHIN_S)
 
 
 async def numbers(cluster):
@@ -151,44 +152,50 @@ async def test_a_message_that_is_sent_twice_is_there_once(single, path, store):
         forgetful.append((epoch, sequence))
 
     servers = Servers(addresses=single.urls, name="denver")
-    task = asyncio.create_task(Uplink(servers, path, forget, org="acme", site="denver").run())
-    await eventually(lambda: len(forgetful) > 3, 30.0)
-    task.cancel()
-    await asyncio.wait([task])
+    async with running(Uplink(servers, path, forget, org="acme", site="denver")):
+        await eventually(lambda: len(forgetful) > 3)
     assert await numbers(single) == list(range(5))
 
 
-async def test_a_site_that_is_cut_off_keeps_everything_and_tells_once(tmp_path, path, store, lines):
-    (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as cluster:
-        await stream(cluster)
-        async with sending(cluster, path, store):
-            happen(store, 0, 10)
-            await emptied(path)
-            cluster.kill(0)
-            happen(store, 10, 500)
-            await eventually(lambda: lines("event=fleet_unreachable"), 60.0)
-            assert len(waiting(path, 1000)) == 490
-            cluster.start(0)
-            cluster.wait_for(0)
-            await emptied(path)
-        assert await numbers(cluster) == list(range(500))
-    assert len(lines("event=fleet_unreachable")) == len(lines("event=fleet_reached")) == 1
+@impatient
+async def test_a_site_that_is_cut_off_keeps_everything_and_tells_once(
+    single, path, store, lines, told_in_turns
+):
+    await stream(single)
+    async with sending(single, path, store):
+        happen(store, 0, 10)
+        await emptied(path)
+        before = len(lines("event=fleet_unreachable"))
+        single.kill(0)
+        happen(store, 10, 500)
+        await eventually(lambda: len(lines("event=fleet_unreachable")) > before)
+        assert len(waiting(path, 1000)) == 490
+        single.start(0)
+        single.wait_for(0)
+        await emptied(path)
+        await eventually(lambda: told_in_turns("fleet"))
+    assert await numbers(single) == list(range(500))
 
 
+async def leader_of(cluster):
+    """The node that leads the stream."""
+    async with connection(cluster) as client:
+        info = await client.jetstream(timeout=ANSWER_S).stream_info("FLEET")
+    return int(info.cluster.leader.removeprefix("node"))
+
+
+@impatient
 @pytest.mark.parametrize("what", ["killed", "paused"])
 async def test_the_leader_may_go_while_messages_are_on_their_way(cluster, path, store, what):
-    await stream(cluster, replicas=3)
-    client = await nats.connect(list(cluster.urls))
-    leader = int((await client.jetstream().stream_info("FLEET")).cluster.leader.removeprefix("node"))
-    await client.close()
+    await stream(cluster)
+    leader = await leader_of(cluster)
     async with sending(cluster, path, store):
         for first in range(0, 2000, 200):
             happen(store, first, first + 200)
             await asyncio.sleep(0.1)
             if first == 600:
                 cluster.kill(leader) if what == "killed" else cluster.send(leader, signal.SIGSTOP)
-        await emptied(path, 120.0)
+        await emptied(path)
     if what == "killed":
         cluster.start(leader)
         cluster.wait_for(leader)
@@ -198,20 +205,19 @@ async def test_the_leader_may_go_while_messages_are_on_their_way(cluster, path, 
     assert sorted(found) == list(range(2000))
 
 
-async def test_a_full_stream_takes_nothing_and_nothing_is_lost(cluster, path, store, lines):
-    await stream(cluster, replicas=3, max_msgs=50, discard="new")
+async def test_a_full_stream_takes_nothing_and_nothing_is_lost(cluster, path, store, lines, told_in_turns):
+    await stream(cluster, max_msgs=50, discard="new")
     happen(store, 0, 80)
     async with sending(cluster, path, store):
-        await eventually(lambda: len(waiting(path, 1000)) == 30, 30.0)
-        client = await nats.connect(list(cluster.urls))
-        await client.jetstream().update_stream(
-            name="FLEET", subjects=["hashcost.acme.*.*"], max_msgs=1000, discard="new", num_replicas=3
-        )
-        await client.close()
+        await eventually(lambda: lines("event=fleet_unreachable"))
+        assert len(waiting(path, 1000)) >= 30
+        async with connection(cluster) as client:
+            await client.jetstream(timeout=ANSWER_S).update_stream(
+                name="FLEET", subjects=["hashcost.acme.*.*"], max_msgs=1000, discard="new", num_replicas=3
+            )
         await emptied(path)
+        await eventually(lambda: told_in_turns("fleet"))
     assert sorted(await numbers(cluster)) == list(range(80))
-    assert len(lines("event=fleet_unreachable")) == 1
-    assert len(lines("event=fleet_reached")) == 1
 
 
 async def test_the_agent_polls_on_while_nobody_can_be_told(path, tmp_path):
@@ -229,13 +235,11 @@ async def test_the_agent_polls_on_while_nobody_can_be_told(path, tmp_path):
         async def _scan_loop(self):
             await asyncio.Event().wait()
 
-    async with Quiet(config, path) as agent:
-        task = asyncio.create_task(agent.run())
-        await eventually(lambda: agent._rounds >= 3, 30.0)
-        task.cancel()
-        await asyncio.wait([task])
-    kinds = [message.kind for message in waiting(path, 1000)]
-    assert kinds.count(Kind.ROUNDS) >= 3
+    def rounds():
+        return [message.kind for message in waiting(path, 1000)].count(Kind.ROUNDS)
+
+    async with Quiet(config, path) as agent, running(agent):
+        await eventually(lambda: rounds() >= 3)
 
 
 def key(tmp_path, name):
@@ -261,13 +265,13 @@ SITE = '{{ nkey: {key}, permissions: {{ publish: ["hashcost.acme.{site}.*"], sub
 
 
 class Guarded:
-    """A server with an administrator's key and one for the site of denver, which can be revoked."""
+    """Servers with an administrator's key and one for the site of denver, which can be revoked."""
 
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, nodes):
         (tmp_path / "nats").mkdir()
         self.public, self.admin = key(tmp_path, "admin")
         self.denver, self.seed = key(tmp_path, "denver")
-        self.cluster = Cluster(tmp_path / "nats", extra=self.rules(denver=True))
+        self.cluster = Cluster(tmp_path / "nats", nodes=nodes, extra=self.rules(denver=True))
 
     def rules(self, *, denver):
         sites = SITE.format(key=self.denver, site="denver") if denver else ""
@@ -277,8 +281,8 @@ class Guarded:
         for node in self.cluster.nodes:
             self.cluster.configure(node, self.rules(denver=denver))
 
-    def client(self, seed, **options):
-        return nats.connect(list(self.cluster.urls), nkeys_seed=seed, **options)
+    def connection(self, seed, **options):
+        return connection(self.cluster, nkeys_seed=seed, **options)
 
     @asynccontextmanager
     async def sending(self, path, store, site="denver"):
@@ -286,34 +290,39 @@ class Guarded:
             store.take_out(epoch, sequence)
 
         servers = Servers(addresses=self.cluster.urls, name="denver", nkey_file=self.seed)
-        task = asyncio.create_task(Uplink(servers, path, take, org="acme", site=site).run())
-        try:
+        async with running(Uplink(servers, path, take, org="acme", site=site)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def guarding(tmp_path, nodes):
+    found = Guarded(tmp_path, nodes)
+    with found.cluster:
+        await stream(found.cluster, nkeys_seed=found.admin)
+        yield found
 
 
 @pytest.fixture
 async def guarded(tmp_path):
-    found = Guarded(tmp_path)
-    with found.cluster:
-        await stream(found.cluster, replicas=3, nkeys_seed=found.admin)
+    async with guarding(tmp_path, 1) as found:
+        yield found
+
+
+@pytest.fixture
+async def guarded_cluster(tmp_path):
+    async with guarding(tmp_path, 3) as found:
         yield found
 
 
 async def stored(guarded):
-    client = await guarded.client(guarded.admin)
-    try:
-        return (await client.jetstream().stream_info("FLEET")).state.messages
-    finally:
-        await client.close()
+    async with guarded.connection(guarded.admin) as client:
+        return (await client.jetstream(timeout=ANSWER_S).stream_info("FLEET")).state.messages
 
 
 async def test_a_site_needs_no_more_than_to_publish_on_its_own_subjects(guarded, path, store):
     happen(store, 0, 10)
     async with guarded.sending(path, store):
-        await emptied(path, 20.0)
+        await emptied(path)
     assert await stored(guarded) == 10
 
 
@@ -323,38 +332,37 @@ async def test_a_stolen_credential_can_neither_speak_for_another_site_nor_listen
     async def on_error(error):
         refused.append(str(error))
 
-    thief = await guarded.client(guarded.seed, error_cb=on_error)
-    await thief.publish("hashcost.acme.tulsa.orders", b"x")
-    heard = await thief.subscribe("hashcost.acme.>")
-    others = await thief.subscribe("_INBOX.>")
-    await thief.flush()
-    happen(store, 0, 3)
-    async with guarded.sending(path, store):
-        await emptied(path, 20.0)
-    await eventually(lambda: len(refused) >= 3)
-    assert await stored(guarded) == 3
-    assert heard.pending_msgs == others.pending_msgs == 0
-    await thief.close()
+    async with guarded.connection(guarded.seed, error_cb=on_error) as thief:
+        await thief.publish("hashcost.acme.tulsa.orders", b"x")
+        heard = await thief.subscribe("hashcost.acme.>")
+        others = await thief.subscribe("_INBOX.>")
+        await eventually(lambda: len(refused) >= 3)
+        happen(store, 0, 3)
+        async with guarded.sending(path, store):
+            await emptied(path)
+        assert await stored(guarded) == 3
+        assert heard.pending_msgs == others.pending_msgs == 0
 
 
+@impatient
 async def test_a_revoked_credential_ends_the_telling_and_a_new_admission_takes_it_up(
-    guarded, path, store, lines
+    guarded_cluster, path, store, lines
 ):
+    guarded = guarded_cluster
     async with guarded.sending(path, store):
         happen(store, 0, 5)
-        await emptied(path, 20.0)
+        await emptied(path)
         guarded.admit(denver=False)
         await eventually(
             lambda: all(
                 "Reloaded server configuration" in guarded.cluster.log(node) for node in guarded.cluster.nodes
-            ),
-            30.0,
+            )
         )
         happen(store, 5, 10)
-        await eventually(lambda: lines("event=fleet_unreachable"), 60.0)
+        await eventually(lambda: lines("event=fleet_unreachable"))
         assert len(waiting(path, 100)) == 5
         guarded.admit(denver=True)
-        await emptied(path, 60.0)
+        await emptied(path)
     assert await stored(guarded) == 10
     seed = Path(guarded.seed).read_text()
     assert not any(seed in line for line in lines("event="))
