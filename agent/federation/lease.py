@@ -46,6 +46,7 @@ BREAK_OFF_S = 2.0
 """Commands under way are broken off so long before the lease is over."""
 TAKE_AFTER_S = 15.0
 CONFIRMED_WITHIN_S = 3.0
+GIVEN_BACK_WITHIN_S = 4.0
 WRITES_AT_ONCE = 50
 MOST_SETTLED = 5
 """Of one machine's orders that have ended, so many of the last are kept for a successor."""
@@ -162,10 +163,13 @@ class Lease:
         key = setting_key(name)
         try:
             async with asyncio.timeout(CONFIRMED_WITHIN_S), self._news:
-                await self._news.wait_for(lambda: key not in self._unwritten or self._token == 0)
+                await self._news.wait_for(lambda: self._is_written(key) or self._token == 0)
         except TimeoutError:
             return False
         return self._token != 0
+
+    def _is_written(self, key: str) -> bool:
+        return key not in self._unwritten and not self._writing[key].locked()
 
     def _later(self, key: str) -> None:
         self._unwritten.add(key)
@@ -374,7 +378,7 @@ class Lease:
         )  # fmt: skip
         self._ready = False
         try:
-            async with asyncio.timeout(2 * RENEW_EVERY_S):
+            async with asyncio.timeout(GIVEN_BACK_WITHIN_S):
                 while self._unwritten:
                     await self._write_some()
                 await bucket.claim(tenant, last=self._revision)

@@ -54,12 +54,11 @@ def hashcost_here(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The same in this process, which spares a start of Python: for commands that only read, and log nothing."""
     given = [str(each) for each in arguments]
     told = CliRunner(env={"COLUMNS": "200"}).invoke(cli, given)
-    if isinstance(told.exception, AgentError):
-        return subprocess.CompletedProcess(
-            given, told.exception.exit_status, told.stdout, str(told.exception)
-        )
-    if told.exception is not None and not isinstance(told.exception, SystemExit):
-        raise told.exception
+    if isinstance(error := told.exception, AgentError):
+        said = "".join(f"hashcost: {line}\n" for line in str(error).splitlines())
+        return subprocess.CompletedProcess(given, error.exit_status, told.stdout, said)
+    if error is not None and not isinstance(error, SystemExit):
+        raise error
     return subprocess.CompletedProcess(given, told.exit_code, told.stdout, told.stderr)
 
 
