@@ -54,7 +54,6 @@ class Curtailer:
         self.closed = False
         """A person curtailed the whole site."""
         self.obligation: Obligation | None = None
-        self._began = False
         self._now: Site | None = None
         """The site of the round that is being decided."""
         self._fleet = fleet
@@ -103,13 +102,13 @@ class Curtailer:
     async def decide(self, picture: Picture) -> None:
         """Decide on every machine of the picture, withdraw what is wanted no more, order what is."""
         views = {view.machine_id: view for view in picture.views}
-        if self.policy.mode is Mode.AUTO and not self._began:
-            await self._withdraw_proposals()
-        self._began = True
         self._now = self._site(picture)
         await self._withdraw(views)
+        decisions = decide(*self.gathered(picture), self.policy)
+        if await self._withdraw_proposals(decisions):
+            decisions = decide(*self.gathered(picture), self.policy)
         wanted = []
-        for decision in decide(*self.gathered(picture), self.policy):
+        for decision in decisions:
             self._memory[decision.machine_id] = decision.memory
             self._note(decision, picture, views[decision.machine_id])
             if decision.action is not None and self.policy.mode is not Mode.OBSERVE:
@@ -193,11 +192,19 @@ class Curtailer:
             return None
         return self._reconciler.standing()[decision.machine_id].restore
 
-    async def _withdraw_proposals(self) -> None:
-        """What was proposed before the agent might act by itself is decided anew."""
-        for order in self._reconciler.open_orders().values():
-            if order.state is OrderState.PROPOSED and order.ordered_by == POLICY:
-                await self._reconciler.withdraw(order)
+    async def _withdraw_proposals(self, decisions: Iterable[Decision]) -> bool:
+        """What was proposed before the agent might do it by itself, as while prices were in doubt, goes, and is to be
+        decided anew. Whether there was any."""
+        orders = self._reconciler.open_orders()
+        alone = {each.machine_id for each in decisions if each.automatic and each.reason is Reason.ORDER_OPEN}
+        overtaken = [
+            order
+            for machine_id, order in orders.items()
+            if machine_id in alone and order.state is OrderState.PROPOSED and order.ordered_by == POLICY
+        ]
+        for order in overtaken:
+            await self._reconciler.withdraw(order)
+        return bool(overtaken)
 
     async def _withdraw(self, views: dict[MachineId, MachineView]) -> None:
         """Orders of the policy that were not sent go when their reason went."""

@@ -49,6 +49,7 @@ class Rounds:
         self.store, self.clock = store, HandClock()
         self.stands: timedelta | None = None
         self.late_s = 0.0
+        self.prices_certain = True
         self.fleet = Fleet([machine(number, one) for number, one in enumerate(readings, start=1)])
         self.store.save_machines(list(self.fleet), Terms())
         self.drivers = {mac(number): FakeDriver(number=number) for number in range(1, len(readings) + 1)}
@@ -79,6 +80,8 @@ class Rounds:
         if self.stands is not None:
             power = replace(now.power, valid_until=self.clock() + self.stands, late_s=self.late_s)
             now = replace(now, power=power)
+        if not self.prices_certain:
+            now = replace(now, power=replace(now.power, automatic=False))
         shown = picture(self.fleet, replace(now, hashprice=hashprice_quote(observed_at=self.clock())))
         self.operations.picture = shown
         await self.curtailer.decide(shown)
@@ -458,6 +461,21 @@ async def test_what_was_proposed_is_decided_anew_by_an_agent_that_may_act(store)
         rounds.curtailer = reloaded
         await rounds.round()
         assert sent(rounds, 1) == ["sleep"]
+
+
+async def test_what_was_proposed_while_prices_were_in_doubt_is_done_once_they_are_not(store):
+    policy = replace(AT_ONCE, participation={mac(2): Participation.RECOMMEND})
+    async with site(store, reading(**LOSING), reading(**LOSING), policy=policy) as rounds:
+        rounds.prices_certain = False
+        await rounds.round()
+        asked = rounds.orders(OrderState.PROPOSED)
+        await rounds.round()
+        assert rounds.orders() == asked
+        assert len(asked) == 2
+        rounds.prices_certain = True
+        await rounds.round()
+        assert sent(rounds, 1) == ["sleep"]
+        assert rounds.orders(OrderState.PROPOSED) == [each for each in asked if each.machine_id == mac(2)]
 
 
 async def test_what_somebody_else_put_to_sleep_is_not_woken_after_an_obligation(store):
