@@ -221,7 +221,8 @@ def step(
         known = alerts.get(name)
         condition = seen.get(name) or _gone(alerts[name])
         turned = _turn(known or _fresh(condition, now), condition, now, limits)
-        if turned.firing or turned.told_firing or turned.turning_since is not None:
+        was_firing = known is not None and known.firing  # its end is seen once, also if nobody was told of it
+        if turned.firing or was_firing or turned.told_firing or turned.turning_since is not None:
             after[name] = turned
     return after
 

@@ -131,6 +131,8 @@ class Bookkeeper:
         except ArchiveError as error:
             await self._tell_once(str(error))
             return
+        if self._archive_problem is not None:
+            log.info("event=archive_recovered")
         self._archive_problem = None
         if archive is None:
             return

@@ -35,6 +35,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from agent.errors import AgentError, UsageError
+from agent.supervision import Spell
 
 log = logging.getLogger("hashcost")
 
@@ -53,7 +54,11 @@ IDLE_S = 10.0
 CALL_TIMEOUT_S = 10.0
 VIEWER_PAUSE_S = 0.05
 """Viewers are answered one at a time, with this pause: however many ask, they cost the agent little."""
+FORBIDDEN_TOLD = 1000
+"""Of a user's commands that are not for them the first is logged, and then one in so many."""
 ACCEPT_PAUSE_S = 1.0
+ACCEPTED_AGAIN = 10
+"""Clients in a row after which it is told that they are accepted again."""
 _BACKLOG = 128
 _SO_PEERGROUPS = 59
 _CREDENTIALS = struct.Struct("3i")
@@ -198,6 +203,7 @@ class ControlServer:
         self._groups = Groups(operator_gid=None)
         self._idle_s = idle_s
         self._clients: Counter[Role] = Counter()
+        self._forbidden_to: Counter[int] = Counter()
         self._viewers_turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -214,13 +220,17 @@ class ControlServer:
 
     async def _accept(self, listener: socket.socket, clients: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
+        spell = Spell(ACCEPTED_AGAIN)
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:  # no descriptors left, most likely; those who wait are served later
-                log.warning("event=control_accept_failed detail=%r", str(error))
+                if spell.look(bad=True):
+                    log.warning("event=control_accept_failed detail=%r", str(error))
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
+            if spell.look(bad=False):
+                log.info("event=control_accepts")
             connection.setblocking(False)
             peer = _peer(connection)
             role = peer.role(agent_uid=os.geteuid(), groups=self._groups)
@@ -285,7 +295,12 @@ class ControlServer:
             return _malformed(error)
         command = message.command
         if not permitted(command, role):
-            log.warning("event=command_forbidden command=%s user=%s uid=%d", command, user, uid)
+            self._forbidden_to[uid] += 1
+            if self._forbidden_to[uid] % FORBIDDEN_TOLD == 1:  # who floods us must not fill the log either
+                log.warning(
+                    "event=command_forbidden command=%s user=%s uid=%d count=%d",
+                    command, user, uid, self._forbidden_to[uid],
+                )  # fmt: skip
             return _error("forbidden", self._forbidden(command, user))
         request = Request(command=command, arguments=message.arguments, user=user, uid=uid, role=role)
         try:

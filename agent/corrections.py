@@ -20,20 +20,23 @@ class Corrections:
         self._prices: list[Settled] = []
 
     def read(self) -> list[Settled]:
-        """The prices of the file, oldest first; none while there is no file. Blocks. What is wrong is logged once."""
+        """The prices of the file, oldest first; none while there is no file. Blocks. What is wrong is logged once,
+        and that it is over."""
         try:
             modified_ns = self.path.stat().st_mtime_ns
             if modified_ns != self._modified_ns:
                 self._prices = _prices(self.path)
                 self._modified_ns = modified_ns
         except FileNotFoundError:
-            self._prices, self._modified_ns, self.problem = [], None, None
+            self._prices, self._modified_ns = [], None
         except (OSError, HistoryError) as error:
             if self.problem != str(error):
                 log.error("event=corrections_refused detail=%r", str(error))  # noqa: TRY400 - somebody's mistake
             self.problem = str(error)
-        else:
-            self.problem = None
+            return self._prices
+        if self.problem is not None:
+            log.info("event=corrections_taken")
+        self.problem = None
         return self._prices
 
 

@@ -11,6 +11,9 @@ from drivers.discovery import ScanFailure, ScanResult
 from drivers.inventory import Finding, FindingKind, KnownMachine, reconcile
 from drivers.reading import MachineId
 
+SCAN_FAILURE = "scan_failure"
+"""Kind of the event that something answers at an address and cannot be read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
@@ -99,7 +102,7 @@ class Inventory:
     def _unreadable(self, failure: ScanFailure) -> Event:
         return Event(
             at=self._clock(),
-            kind="scan_failure",
+            kind=SCAN_FAILURE,
             detail=f"{failure.address}: {failure.kind}: {failure.detail}",
         )
 

@@ -38,6 +38,7 @@ class Messenger:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="alerts")
+        self._broken: set[str] = set()
 
     def close(self) -> None:
         """Send no more; what is being sent is not waited for."""
@@ -56,9 +57,17 @@ class Messenger:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(SEND_S):
-                return await loop.run_in_executor(self._thread, _notify, target, title, body, severity)
+                taken = await loop.run_in_executor(self._thread, _notify, target, title, body, severity)
         except TimeoutError:
             return False
+        except Exception as error:  # noqa: BLE001 - of one plugin of a hundred; its words may show the address
+            if target.name not in self._broken:
+                name = type(error).__name__
+                log.error("event=alert_target_failed target=%s error=%s", target.name, name)  # noqa: TRY400
+            self._broken.add(target.name)
+            return False
+        self._broken.discard(target.name)
+        return taken
 
 
 @cache
@@ -87,11 +96,7 @@ def is_address(address: str) -> bool:
 
 def _notify(target: Target, title: str, body: str, severity: Severity) -> bool:
     kind = "failure" if severity is Severity.CRITICAL else "warning"
-    try:
-        opened = _opened(target.address)
-        return opened is not None and bool(
-            opened.notify(title=title, body=body, notify_type=kind, body_format="text")
-        )
-    except Exception as error:  # noqa: BLE001 - of one plugin of a hundred; its words may show the address
-        log.error("event=alert_target_failed target=%s error=%s", target.name, type(error).__name__)  # noqa: TRY400
-        return False
+    opened = _opened(target.address)
+    return opened is not None and bool(
+        opened.notify(title=title, body=body, notify_type=kind, body_format="text")
+    )

@@ -285,6 +285,7 @@ class Obligations:
         try:
             modified_ns = self._schedule.stat().st_mtime_ns
             if modified_ns == self._modified_ns:
+                self.problem = None  # the last good one was put back
                 return
             new = read_schedule(self._schedule)
         except (OSError, ScheduleError) as error:

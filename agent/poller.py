@@ -104,20 +104,19 @@ class Poller:
     ) -> None:
         while queue:
             machine, driver = queue.popleft()
-            outcomes[machine.machine_id] = await self._read(driver)
+            outcomes[machine.machine_id] = await self._read(machine, driver)
 
-    async def _read(self, driver: Driver) -> Reading | Failure:
+    async def _read(self, machine: Machine, driver: Driver) -> Reading | Failure:
         began_at = self._clock()
         try:
             return await driver.read()
         except DriverError as error:
             return Failure(at=began_at, kind=error.kind, detail=str(error))
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # a fault of ours with one machine must not blind the site
-            heed_cancel()  # one that nobody asked for is such a fault too; it would end this worker without a word
-            log.exception("event=driver_fault address=%s", driver.address)
+        # a fault of ours with one machine, such as a cancellation that nobody asked for, must not blind the site
+        except (Exception, asyncio.CancelledError) as error:
+            heed_cancel()
+            if machine.failure is None or machine.failure.kind != INTERNAL_ERROR:
+                log.exception("event=driver_fault address=%s", driver.address)
             return Failure(at=began_at, kind=INTERNAL_ERROR, detail=f"{driver.address}: {error!r}")
 
     def _is_due(self, machine: Machine) -> bool:

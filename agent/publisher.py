@@ -60,6 +60,8 @@ class MetricsPage:
                 continue
             async with server:
                 self.port = server.sockets[0].getsockname()[1]
+                if told:
+                    log.info("event=metrics_available listen=%s:%d", self._listen.host, self.port)
                 await server.serve_forever()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,7 +107,8 @@ def _response(status: str, content: bytes, *, body: bool = True) -> bytes:
 
 
 class MetricsFile:
-    """A file that is replaced as a whole, so that nobody reads half of it. Failures are told once."""
+    """A file that is replaced as a whole, so that nobody reads half of it. That it fails is told once, and that it is
+    over."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -120,6 +123,8 @@ class MetricsFile:
                 log.error("event=metrics_unavailable file=%s detail=%r", self._path, str(error))  # noqa: TRY400
             self._failed = True
         else:
+            if self._failed:
+                log.info("event=metrics_available file=%s", self._path)
             self._failed = False
 
 

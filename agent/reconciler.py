@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from agent.errors import ContradictionError, StorageError
 from agent.orders import (
+    POLICY,
     Order,
     OrderAction,
     OrderState,
@@ -39,7 +40,7 @@ from drivers.driver import (
     Unsupported,
     WrongMachine,
 )
-from drivers.reading import MachineId, Reading, RunState
+from drivers.reading import MachineId, PowerMode, Reading, RunState
 
 log = logging.getLogger("hashcost")
 
@@ -123,6 +124,8 @@ class Reconciler:
         self.held = False
         """Nothing is sent while it is set; what was sent is confirmed all the same."""
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._hindered: set[int] = set()
+        """Orders of which it was told that they could not be sent."""
         self._timings: dict[MachineId, Timings] = {}
         self._slots = asyncio.Semaphore(COMMANDS_AT_ONCE)
         self._turns: WeakValueDictionary[MachineId, asyncio.Lock] = WeakValueDictionary()
@@ -224,7 +227,7 @@ class Reconciler:
         """An order of another agent, whose machine has been found only now: it is verified like those of a start."""
         self._began_at = self._clock()
         self._keep(order)
-        _log(order)
+        self._log(order)
 
     def _should_sleep_already(self, wanted: Order) -> bool:
         return wanted.action is not OrderAction.WAKE and self._asleep_on(wanted.machine_id) is not None
@@ -232,7 +235,7 @@ class Reconciler:
     def _taken_on(self, created: Order | None) -> Order | None:
         if created is not None:
             self._keep(created)
-            _log(created)
+            self._log(created)
         return created
 
     async def approve(self, order: Order, by: str) -> Order:
@@ -357,16 +360,19 @@ class Reconciler:
         except _Overtaken:
             log.info("event=order_overtaken order=%d machine=%s", order.order_id, order.machine_id)
         except NotOursError as error:
-            log.warning(
-                "event=order_not_sent order=%d machine=%s detail=%r",
-                order.order_id,
-                order.machine_id,
-                str(error),
-            )
+            self._tell_hindered("order_not_sent", order, error)
         except StorageError as error:  # what could not be recorded was not sent; what was sent is verified
-            log.warning("event=order_not_recorded order=%d detail=%r", order.order_id, str(error))
+            self._tell_hindered("order_not_recorded", order, error)
         finally:
             self._sending.pop(order.order_id, None)
+
+    def _tell_hindered(self, event: str, order: Order, error: Exception) -> None:
+        """Once an order, however often it is tried."""
+        if order.order_id not in self._hindered:
+            log.warning(
+                "event=%s order=%d machine=%s detail=%r", event, order.order_id, order.machine_id, str(error)
+            )
+        self._hindered.add(order.order_id)
 
     async def _send(self, order: Order, driver: Driver) -> None:
         """Send one command: what to restore is stored first, then that it is being sent, then it is sent."""
@@ -449,7 +455,7 @@ class Reconciler:
                 await self._store.advance_both((order, after), (asleep, released))
                 self._keep(released)
             self._keep(after)
-        _log(after)
+        self._log(after)
 
     async def _put_back(self, order: Order) -> None:
         """A machine left its sleep by itself: order it again, a few times; then it is a person's."""
@@ -484,7 +490,7 @@ class Reconciler:
             created = await self._store.supersede(order, released, again)
             self._keep(released)
             self._keep(created)
-        _log(created)
+        self._log(created)
 
     def _was_to_wake(self, asleep: Order) -> bool:
         """A wake of this sleep was sent, or failed: that the machine mines now is what was wanted, and no drift."""
@@ -514,7 +520,7 @@ class Reconciler:
             await self._store.advance(order, after)
             self._keep(after)
         if after.state is not order.state:
-            _log(after)
+            self._log(after)
         return after
 
     async def _end(
@@ -534,6 +540,29 @@ class Reconciler:
         standing = [order for order in self._of.get(machine_id, {}).values() if order.is_standing]
         return standing[-1] if standing else None
 
+    def _log(self, order: Order) -> None:
+        """One line a transition; none for what is asked again, or given up again, that was given up before it was sent:
+        it comes round every hour for as long as nobody answers."""
+        if _is_unsent(order) and self._was_given_up_before(order):
+            return
+        level = logging.WARNING if order.state is OrderState.FAILED else logging.INFO
+        log.log(
+            level,
+            "event=order state=%s order=%d machine=%s action=%s reason=%s by=%s failure=%s detail=%r",
+            order.state.value, order.order_id, order.machine_id, order.action.value, order.reason, order.ordered_by,
+            order.failure or "-", order.detail,
+        )  # fmt: skip
+
+    def _was_given_up_before(self, order: Order) -> bool:
+        earlier = [each for each in self._of[order.machine_id].values() if each.order_id < order.order_id]
+        last = max(earlier, key=lambda each: each.order_id, default=None)
+        return (
+            last is not None
+            and last.state is OrderState.EXPIRED
+            and _is_unsent(last)
+            and _what(last) == _what(order)
+        )
+
     def _forget(self) -> None:
         """Drop what ended long ago; the store keeps it."""
         limit = self._clock() - REMEMBER
@@ -542,6 +571,7 @@ class Reconciler:
             if over and order.settled_at is not None and order.settled_at < limit:
                 del self._orders[order.order_id]
                 del self._of[order.machine_id][order.order_id]
+                self._hindered.discard(order.order_id)
 
 
 @contextmanager
@@ -564,11 +594,15 @@ def _command(order: Order, driver: Driver, point: RestorePoint) -> Awaitable[Rec
     return driver.set_power_mode(order.target_mode)
 
 
-def _log(order: Order) -> None:
-    level = logging.WARNING if order.state is OrderState.FAILED else logging.INFO
-    log.log(
-        level,
-        "event=order state=%s order=%d machine=%s action=%s reason=%s by=%s failure=%s detail=%r",
-        order.state.value, order.order_id, order.machine_id, order.action.value, order.reason, order.ordered_by,
-        order.failure or "-", order.detail,
-    )  # fmt: skip
+def _what(order: Order) -> tuple[OrderAction, str, PowerMode | None]:
+    return order.action, order.reason, order.target_mode
+
+
+def _is_unsent(order: Order) -> bool:
+    """The policy's own, which nobody has approved, refused or sent."""
+    return (
+        order.ordered_by == POLICY
+        and order.state in (OrderState.PROPOSED, OrderState.APPROVED, OrderState.EXPIRED)
+        and order.failure is None
+        and not order.attempts
+    )

@@ -28,12 +28,12 @@ from agent.curtailment import Mode, Obligation
 from agent.database import HELD, MODE, TENURE
 from agent.errors import StorageError
 from agent.feeds import Feeds
-from agent.fleet import Failure, Fleet
+from agent.fleet import Failure, Fleet, Machine
 from agent.grid import SILENCE
 from agent.herald import ALERTS, Herald
 from agent.home_assistant import Announcer
 from agent.host_keys import HostKeyFile
-from agent.inventory import Changes, Inventory
+from agent.inventory import SCAN_FAILURE, Changes, Inventory
 from agent.learned import learned, with_learned_costs
 from agent.logins import logins
 from agent.market.quote import HashpriceSource, PowerPriceSource, take_market
@@ -45,12 +45,12 @@ from agent.options import read_options
 from agent.order_writer import OrderWriter
 from agent.orders import Order, Patience
 from agent.partition import Partition
-from agent.poller import Poller, RoundResult, pause_s
+from agent.poller import MAX_BACKOFF_ROUNDS, Poller, RoundResult, pause_s
 from agent.publisher import MetricsFile, MetricsPage
 from agent.reconciler import REMEMBER, Ramp, Reconciler, Sighting
 from agent.rows import Event, RoundRow
 from agent.store import PRICES, Store
-from agent.supervision import Pulse, pause, supervise
+from agent.supervision import Pulse, Spell, pause, supervise
 from agent.tariff.intervals import IntervalPrice
 from agent.tariff.live import LiveTariff
 from agent.tenure import Alone, Parts, Tenure
@@ -69,6 +69,10 @@ VALID_ROUNDS = 2.5
 ROUND_INTERVALS = 2
 """A round may run over its interval once, which skips a round; then it ends, whatever was not reached."""
 BASELINE_ROUNDS = 20
+ANSWERS_AGAIN = 3
+"""Reads in a row after which a machine that did not answer does again."""
+FIT_AGAIN = MAX_BACKOFF_ROUNDS + 4
+"""Rounds in a row that fit; those in between in which the silent rest prove nothing."""
 SCAN_PAUSE_S = 60.0
 MARKET_MAX_AGE = timedelta(minutes=15)
 OBLIGATIONS, SAID_AT = "obligations", "obligations_said_at"
@@ -144,7 +148,11 @@ class Agent:
         textfile = config.metrics.textfile
         self._metrics_file = None if textfile is None else MetricsFile(Path(textfile))
         self.skipped_rounds = 0
-        self._overloaded = False
+        self._overload = Spell(FIT_AGAIN)
+        self._silent: dict[MachineId, Spell] = {}
+        """The machines that do not answer, or not for long enough yet."""
+        self._found: tuple[int, ...] = ()
+        self._told_of_scan: set[str] = set()
 
     async def __aenter__(self) -> Self:
         journal = None if self.stands_by else membership.journal(self.config)
@@ -223,7 +231,7 @@ class Agent:
     ) -> None:
         try:
             await self._stack.aclose()
-            async with self._recording():
+            async with self._recording(proves=False):
                 await self._in_writer(self._store.save_baselines, list(self.fleet))
         finally:
             await self._in_writer(self._store.close)
@@ -317,15 +325,22 @@ class Agent:
         for machine_id in (*changes.reconnect, *changes.retired):
             self._drivers.pop(machine_id, None)
             self._poller.forget(machine_id)
-        for event in changes.events:
-            log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
+        for machine_id in changes.retired:
+            self._silent.pop(machine_id, None)
         async with self._recording():
             await self._record_scan(changes, result, len(addresses))
-        log.info(
-            "event=scanned addresses=%d machines=%d failed=%d",
-            len(addresses), len(result.found), len(result.failures),
-        )  # fmt: skip
+        self._log_scan(changes.events, (len(addresses), len(result.found), len(result.failures)))
         return changes
+
+    def _log_scan(self, events: Sequence[Event], found: tuple[int, int, int]) -> None:
+        """What the scan before did not find as well: a doubt that stays is told once."""
+        subjects = {_subject(event): event for event in events}
+        for subject, event in subjects.items():
+            if subject not in self._told_of_scan:
+                log.info("event=%s machine=%s detail=%r", event.kind, event.machine_id or "-", event.detail)
+        if found != self._found:
+            log.info("event=scanned addresses=%d machines=%d failed=%d", *found)
+        self._told_of_scan, self._found = set(subjects), found
 
     async def _record_scan(self, changes: Changes, result: ScanResult, addresses: int) -> None:
         # the machines first of all, because a round that is under way may already show the new ones
@@ -344,12 +359,11 @@ class Agent:
         """One round: read every machine that is due, appraise all of them, store it, show it."""
         machines = [(machine, self._driver(machine.machine_id)) for machine in self.fleet]
         result = await self._poller.poll(machines)
-        before = {machine.machine_id: machine.failure for machine, _ in machines}
         for machine_id, outcome in result.outcomes.items():
             if (machine := self.fleet.get(machine_id)) is not None:
                 machine.custom_power_w = self.book.of(machine_id, machine.group).custom_power_w
                 machine.apply(outcome)
-        self._log_transitions(before)
+                self._note_failure(machine)
         if any(
             machine.failure is not None and machine.failure.kind == WrongMachine.kind
             for machine in self.fleet
@@ -432,6 +446,8 @@ class Agent:
             self.obligations.take(source, calls)
         if self.obligations.problem is not None and self.obligations.problem != problem:
             log.error("event=schedule_refused detail=%r", self.obligations.problem)
+        elif problem is not None and self.obligations.problem is None:
+            log.info("event=schedule_taken")
         load_kw = site_load_kw(picture.views)
         now = self._clock.now()
         call = self.obligations.step(now, load_kw)
@@ -480,8 +496,9 @@ class Agent:
         await self._keep(OBLIGATIONS, json.dumps([call.as_data() for call in calls]))
 
     @contextlib.asynccontextmanager
-    async def _recording(self) -> AsyncIterator[None]:
-        """What is not done where it cannot be recorded. Says once when that begins and once when it ends."""
+    async def _recording(self, *, proves: bool = True) -> AsyncIterator[None]:
+        """What is not done where it cannot be recorded. Says once when that begins and once when it ends, which
+        something that may have had nothing to write does not prove."""
         try:
             yield
         except StorageError as error:
@@ -489,9 +506,9 @@ class Agent:
                 log.error("event=storage_failed detail=%r", str(error))  # noqa: TRY400 - a disk's fault, not ours
             self.storage_problem = str(error)
         else:
-            if self.storage_problem != self._lasting_problem:
+            if proves and self.storage_problem != self._lasting_problem:
                 log.info("event=storage_recovered")
-            self.storage_problem = self._lasting_problem
+                self.storage_problem = self._lasting_problem
 
     def _sightings(self, picture: Picture) -> dict[MachineId, Sighting]:
         """Every machine that an order concerns, with its latest reading if that can be used as evidence."""
@@ -521,14 +538,15 @@ class Agent:
     def _count_skipped(self, skipped: int) -> None:
         """Count, and say once that rounds no longer fit, and once that they do again."""
         self.skipped_rounds += skipped
-        if skipped and not self._overloaded:
+        if not self._overload.look(bad=bool(skipped)):
+            return
+        if skipped:
             log.warning(
                 "event=rounds_skipped count=%d total=%d interval_s=%g workers=%d",
                 skipped, self.skipped_rounds, self.config.poll.interval_s, self.config.poll.workers,
             )  # fmt: skip
-        elif self._overloaded and not skipped:
+        else:
             log.info("event=rounds_fit_again skipped=%d", self.skipped_rounds)
-        self._overloaded = bool(skipped)
 
     async def book_forever(self) -> None:
         """Book the ledger, hour by hour, until cancelled."""
@@ -612,19 +630,21 @@ class Agent:
         if self._rounds % BASELINE_ROUNDS == 0:
             await self._in_writer(self._store.save_baselines, list(self.fleet))
 
-    def _log_transitions(self, before: dict[MachineId, Failure | None]) -> None:
-        """One line when a machine stops answering and one when it answers again, none in between."""
-        for machine_id, old in before.items():
-            machine = self.fleet.get(machine_id)
-            if machine is None:
-                continue
-            new = machine.failure
-            if old is None and new is not None:
-                log.warning(
-                    "event=read_failed machine=%s kind=%s detail=%r", machine_id, new.kind, new.detail
-                )
-            elif old is not None and new is None:
-                log.info("event=read_recovered machine=%s", machine_id)
+    def _note_failure(self, machine: Machine) -> None:
+        """One line when a machine stops answering and one when it answers again and again, none in between."""
+        machine_id, failure = machine.machine_id, machine.failure
+        if failure is None and machine_id not in self._silent:
+            return
+        spell = self._silent.setdefault(machine_id, Spell(ANSWERS_AGAIN))
+        if not spell.look(bad=failure is not None):
+            return
+        if failure is not None:
+            log.warning(
+                "event=read_failed machine=%s kind=%s detail=%r", machine_id, failure.kind, failure.detail
+            )
+        else:
+            log.info("event=read_recovered machine=%s", machine_id)
+            del self._silent[machine_id]
 
     async def _scan_loop(self) -> None:
         """Scan at the configured interval, and soon after a poll found another machine where one should be."""
@@ -645,6 +665,13 @@ class Agent:
 
     def _unwritten(self, error: sqlite3.Error) -> StorageError:
         return StorageError(f"{self._database}: cannot be written ({error})")
+
+
+def _subject(event: Event) -> str:
+    """What an event of a scan is about. Of an address that cannot be read only the kind of failure counts: what it
+    says instead of an answer may be other at each scan."""
+    about = event.detail.split(": ")[:2] if event.kind == SCAN_FAILURE else [event.detail]
+    return " ".join((event.kind, event.machine_id or "", *about))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""Loops that go on for months: restarted with backoff when they fail, and watched for making progress."""
+"""What goes on for months: loops restarted with backoff when they fail, and watched for making progress; bad states
+that are told once."""
 
 import asyncio
 import logging
@@ -21,6 +22,26 @@ class _Loop:
     due_at_s: float
     failures: int = 0
     error: str | None = None
+
+
+class Spell:
+    """A bad state that is told when it begins and when it is over. It is over when it was well so many times in a row,
+    so that what comes and goes is told once as well."""
+
+    def __init__(self, well_in_row: int) -> None:
+        self._well_in_row = well_in_row
+        self._well = well_in_row
+
+    def look(self, *, bad: bool) -> bool:
+        """Take in how it is now; whether that is news."""
+        was_on = self.is_on
+        self._well = 0 if bad else self._well + 1
+        return self.is_on is not was_on
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has begun, and is not over."""
+        return self._well < self._well_in_row
 
 
 class Pulse:

@@ -101,10 +101,12 @@ class TlsOnly(Prompt):
 
 
 @asynccontextmanager
-async def connected(servers: Servers, *, within_s: float | None = None) -> AsyncIterator[Client]:
+async def connected(
+    servers: Servers, *, within_s: float | None = None, told: set[str] | None = None
+) -> AsyncIterator[Client]:
     """A connection that comes back by itself, waited for as long as it takes or at most `within_s`. Raises one of
-    `FAILURES`."""
-    told: set[str] = set()
+    `FAILURES`. `told` are the errors that were logged, also by connections before this one."""
+    told = set() if told is None else told
 
     async def on_error(error: Exception) -> None:
         if str(error) not in told:  # once each; a server that is away says so every two seconds
@@ -132,6 +134,7 @@ class Contact:
         self._servers = servers
         self._name = name
         self._problem: str | None = None
+        self._told: set[str] = set()
         self._wait_s = RETRY_S[0]
 
     async def keep(self, work: Callable[[Client], Awaitable[None]]) -> None:
@@ -139,7 +142,7 @@ class Contact:
         that it was cancelled, with an answer that comes at that moment, and then it ends there."""
         while True:
             try:
-                async with connected(self._servers) as client:
+                async with connected(self._servers, told=self._told) as client:
                     await work(client)
             except FAILURES as error:
                 self.failed(error)
@@ -158,6 +161,7 @@ class Contact:
         if self._problem is not None:
             log.info("event=%s_reached", self._name)
             self._problem = None
+        self._told.clear()
 
     def failed(self, error: Exception) -> None:
         """It is not."""

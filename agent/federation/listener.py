@@ -22,6 +22,8 @@ log = logging.getLogger("hashcost")
 COMMANDS = frozenset(
     {"status", "orders", "obligations", "hold", "resume", "approve", "reject", "shed", "release"}
 )
+REFUSED_TOLD = 1000
+"""Of refused commands the first is logged, and then one in so many."""
 NOBODY_HERE = -1
 """In the place of a user id of this host: the person is elsewhere."""
 MOST_WAITING = 50
@@ -67,7 +69,8 @@ class Desk:
             command = opened(payload, self._people, COMMANDS, org=self._org, site=self._site, now=self._now())
         except RefusedError as error:
             self.refused += 1
-            log.warning("event=fleet_command_refused detail=%r count=%d", str(error), self.refused)
+            if self.refused % REFUSED_TOLD == 1:  # a forger must not fill the log either
+                log.warning("event=fleet_command_refused detail=%r count=%d", str(error), self.refused)
             return _error("refused", str(error))
         async with self._turn:
             return await self._once(command)

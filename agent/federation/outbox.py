@@ -49,6 +49,8 @@ class Outbox:
         self._sequence = 0
         self._in_round = False
         self._keyframe_due_s = 0.0
+        self._is_full = False
+        self._too_large: set[Kind] = set()
 
     def machines(self, rows: Iterable[Row]) -> None:
         """Tell of machines that are new, or of which something changed other than when they were last seen."""
@@ -147,7 +149,11 @@ class Outbox:
         return found
 
     def _make_room(self) -> None:
-        if self._size() <= self._limit_bytes:
+        size = self._size()
+        if self._is_full and size == 0:
+            log.info("event=outbox_emptied")
+            self._is_full = False
+        if size <= self._limit_bytes:
             return
         gaps: Counter[str] = Counter()
         span = self._connection.execute("select min(at_ms), max(at_ms) from outbox").fetchone()
@@ -161,7 +167,9 @@ class Outbox:
             oldest = "select kind, outbox_id from outbox order by kind = 'ledger', outbox_id limit 100"
             for kind, outbox_id in self._connection.execute(oldest).fetchall():
                 gaps[kind] += self._delete(outbox_id)
-        log.warning("event=outbox_full left_out=%d", gaps.total())
+        if not self._is_full:  # while nobody takes anything out it fills up again and again
+            log.warning("event=outbox_full left_out=%d", gaps.total())
+        self._is_full = True
         self._put(Kind.GAPS, [(kind, count, *span) for kind, count in sorted(gaps.items())])
         self._keyframe_due_s = 0.0
 
@@ -185,7 +193,9 @@ class Outbox:
             self._append(kind, rows[len(rows) // 2 :])
             return
         if len(payload) > LIMIT_BYTES:  # nobody would take it, ever, and it would stop all others
-            log.error("event=fleet_row_too_large kind=%s bytes=%d", kind, len(payload))
+            if kind not in self._too_large:
+                log.error("event=fleet_row_too_large kind=%s bytes=%d", kind, len(payload))
+            self._too_large.add(kind)
             return
         self._sequence += 1
         self._connection.execute(

@@ -303,8 +303,10 @@ async def test_a_plugin_that_breaks_is_a_failure_and_shows_no_address(monkeypatc
         raise ValueError("canary-alert-77")
 
     monkeypatch.setattr(messenger_module, "_opened", broken)
-    taken = await Messenger().send([Target(name="x", address="y")], "t", "b", Severity.WARNING)
-    assert taken == {"x": False}
+    messenger = Messenger()
+    for _ in range(3):
+        taken = await messenger.send([Target(name="x", address="y")], "t", "b", Severity.WARNING)
+        assert taken == {"x": False}
     assert len(lines("alert_target_failed")) == 1
     assert "canary" not in caplog.text
 
@@ -353,6 +355,18 @@ async def test_who_wants_only_what_is_critical_gets_only_that():
     assert [name for name, _, _ in post.sent] == ["all"]
     await watch(one, clock, replace(BAD, storage_problem="full"), 5)
     assert [name for name, _, _ in post.sent] == ["all", "all", "pager"]
+
+
+async def test_the_end_of_what_nobody_was_told_of_is_seen_once_too(lines, monkeypatch):
+    monkeypatch.setattr(herald_module, "RETRY_S", (0.0, 0.0))
+    clock, post, saved = HandClock(), Post(takes=False), {}
+    one = herald(clock, post, saved=saved)
+    await watch(one, clock, BAD, 20)
+    await watch(one, clock, vitals(machine(1, reading())), 20)
+    assert [line.split()[0] for line in lines("event=alert_")] == [
+        "event=alert_began", "event=alert_not_delivered", "event=alert_ended",
+    ]  # fmt: skip
+    assert json.loads(saved["alerts"]) == []
 
 
 async def test_without_a_target_it_is_logged_and_listed_all_the_same(lines):

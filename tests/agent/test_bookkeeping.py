@@ -528,7 +528,9 @@ async def test_a_statement_that_changes_is_read_again_and_a_bad_one_is_refused(p
         assert costs(path) == [0.05] * 3
         corrections(tmp_path, 0.04, 0.04, 0.04)
         await keeper.catch_up()
+        await keeper.catch_up()
         assert (costs(path), statement.problem) == ([0.04] * 3, None)
+        assert len(lines("event=corrections_taken")) == 1
         statement.path.unlink()
         await keeper.catch_up()
     assert costs(path) == [0.04] * 3

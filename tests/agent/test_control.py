@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -405,6 +406,44 @@ async def test_anybody_is_a_viewer_and_may_look_but_not_touch(path):
     assert f"group {NO_GROUP}" in message
     (got,) = echo.requests
     assert (got.uid, got.role) == (NOBODY, Role.VIEWER)
+
+
+INSIST = """
+client = socket.socket(socket.AF_UNIX); client.settimeout(60)
+client.connect(str(path))
+client.sendall(b'{"v": 1, "command": "hold"}\\n' * 30)
+answers = client.makefile()
+print(json.dumps([json.loads(answers.readline())["error"]["code"] for _ in range(30)]))
+"""
+
+
+@AS_ROOT
+async def test_who_insists_on_what_is_not_for_them_does_not_fill_the_log(path, lines):
+    async with serving(path):
+        assert set(await somebody(path, code=INSIST)) == {"forbidden"}
+    assert lines("event=command_forbidden") == [
+        f"event=command_forbidden command=hold user=nobody uid={NOBODY} count=1"
+    ]
+
+
+async def test_that_no_client_can_be_let_in_is_told_once_and_that_they_can_again_once(
+    path, lines, monkeypatch
+):
+    monkeypatch.setattr(control, "ACCEPT_PAUSE_S", 0.001)
+    loop, refusals = asyncio.get_running_loop(), iter([1] * 5 + [0] + [1] * 5)
+    accept = loop.sock_accept
+
+    async def short_of_descriptors(listener):
+        if next(refusals, 0):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", short_of_descriptors)
+    async with serving(path):
+        for served in range(1, control.ACCEPTED_AGAIN + 2):
+            await call(path, "hold")
+            assert len(lines("event=control_accepts")) == (served > control.ACCEPTED_AGAIN)
+    assert len(lines("event=control_accept_failed")) == 1
 
 
 @AS_ROOT

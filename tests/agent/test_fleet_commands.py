@@ -206,6 +206,13 @@ async def test_what_is_not_to_be_obeyed_is_refused_counted_and_changes_nothing(s
     assert (site.done, site.memory, site.desk.refused) == ([], None, 1)
 
 
+async def test_a_forger_does_not_fill_the_log(site, lines):
+    for _ in range(20):
+        await site.desk.answer(b"noise")
+    assert site.desk.refused == 20
+    assert len(lines("event=fleet_command_refused")) == 1
+
+
 def test_keys_of_operators_are_checked_in_the_configuration():
     good = f'[fleet]\nservers = ["nats://h:4222"]\norg = "acme"\n[fleet.operators]\nann = "{ANN}"\n'
     assert parse(good, source="x").fleet.operators == {"ann": ANN}

@@ -94,6 +94,35 @@ async def test_work_ends_when_it_is_cancelled_whatever_its_server_does_then(rese
         assert len(came) == 1
 
 
+@pytest.mark.timeout(120)
+async def test_what_a_server_complains_of_at_each_connection_is_told_once(monkeypatch, lines):
+    monkeypatch.setattr(connection, "RETRY_S", (0.01, 0.01))
+    connections = 0
+
+    async def complain(reader, writer):
+        writer.write(b"INFO " + json.dumps(INFO).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n-ERR 'Permissions Violation'\r\n")
+        writer.close()
+
+    async def work(client):
+        nonlocal connections
+        await client.flush()
+        connections += 1
+        raise OSError("it is closed")
+
+    server = await asyncio.start_server(complain, "127.0.0.1", 0)
+    address = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    keeping = asyncio.create_task(Contact(Servers(addresses=(address,), name="denver"), "x").keep(work))
+    await eventually(lambda: connections > 3)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    server.close()
+    assert len(lines("event=nats_error")) == 1
+    assert len(lines("event=x_unreachable")) == 1
+
+
 async def swallow():
     """Wait as nats-py does where an answer comes at the moment of a cancellation: that is not heard of."""
     with suppress(asyncio.CancelledError):

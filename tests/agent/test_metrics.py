@@ -258,6 +258,7 @@ async def test_a_port_that_is_taken_is_told_once_and_taken_when_it_is_free(monke
     taken.close()
     await eventually(lambda: server.port)
     assert b"x 1" in await ask(server, GET)
+    assert lines("metrics_available") == [f"event=metrics_available listen=127.0.0.1:{server.port}"]
     running.cancel()
 
 
@@ -269,6 +270,8 @@ def test_the_file_is_replaced_as_a_whole_and_its_loss_is_told_once(tmp_path, lin
     assert len(lines("metrics_unavailable")) == 1
     path.parent.mkdir()
     file.write("x 2\n")
+    file.write("x 2\n")
+    assert lines("metrics_available") == [f"event=metrics_available file={path}"]
     assert path.read_text() == "x 2\n"
     assert path.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in path.parent.iterdir()] == ["hashcost.prom"]

@@ -163,10 +163,14 @@ def test_a_schedule_is_read_again_when_it_changes_and_a_bad_one_changes_nothing(
     calls = Obligations([call(to_kw=90.0)], path)
     calls.read_schedule()
     assert calls.step(NOW, 100.0).target_kw == 70.0
+    good = path.rename(tmp_path / "good.csv")
     path.write_text("nonsense\n")
     calls.read_schedule()
     assert "the first line must name" in calls.problem
     assert calls.step(NOW, 100.0).target_kw == 70.0
+    good.replace(path)
+    calls.read_schedule()
+    assert calls.problem is None
     path.write_text(
         HEAD + "2026-02-01T12:00Z,2026-02-01T14:00Z,,30\n2026-02-01T12:00Z,2026-02-01T13:00Z,50,\n"
     )

@@ -225,7 +225,7 @@ def test_each_message_names_the_one_before_it_also_when_that_was_taken(store, pa
     assert waiting(path, 100) == rest
 
 
-def test_a_full_outbox_lets_go_what_the_next_round_tells_anew_and_says_so(path):
+def test_a_full_outbox_lets_go_what_the_next_round_tells_anew_and_says_so(path, lines):
     with opened(path, limit_bytes=20_000) as store:
         fleet = [machine(number, reading()) for number in range(1, 60)]
         for turn in range(60):
@@ -243,6 +243,16 @@ def test_a_full_outbox_lets_go_what_the_next_round_tells_anew_and_says_so(path):
         assert {row["state"] for row in told(path, Kind.ORDERS)} == {"approved"}
         last = {row["machine_id"]: row["power_w"] for row in told(path, Kind.APPRAISALS)}
         assert last == {mac(number): 3000.0 + 100 * 59 for number in range(1, 60)}
+        assert len(told(path, Kind.GAPS)) > 3
+        assert [line.split()[0] for line in lines("event=outbox_")] == ["event=outbox_full"]
+        with store._db.conn as connection:
+            connection.execute("delete from outbox")
+        for _ in range(2):
+            save(store, *fleet)
+        assert [line.split()[0] for line in lines("event=outbox_")] == [
+            "event=outbox_full",
+            "event=outbox_emptied",
+        ]
 
 
 def test_the_oldest_go_where_that_makes_no_room(path):
@@ -263,6 +273,7 @@ def test_a_row_that_nobody_would_take_stops_no_other(store, path, lines):
         Event(at=NOW, kind="noted", detail=noise),
         Event(at=NOW, kind="noted", detail="small"),
     ])  # fmt: skip
+    store.save_events([Event(at=NOW, kind="noted", detail=noise)])
     assert [row["detail"] for row in told(path, Kind.EVENTS)] == ["small"]
     assert len(lines("event=fleet_row_too_large")) == 1
 

@@ -11,6 +11,7 @@ from agent.appraisal import Terms
 from agent.orders import OrderAction, OrderState, Patience
 from agent.reconciler import Ramp, Reconciler, Sighting
 from agent.store import Store
+from agent.tenure import NotOursError
 from drivers.driver import CommandRefused, NoAnswer, Refused
 from drivers.reading import MachineId, PowerMode, RunState
 from tests.agent.builders import (
@@ -345,6 +346,48 @@ async def test_what_a_restart_finds_on_its_way_out_is_verified_and_not_sent_agai
         await site.tick(m1=asleep())
         assert mac(1) in site.reconciler.standing()
         assert told(site) == []
+
+
+async def asked(site, **changes):
+    wanted = order(**{"state": OrderState.PROPOSED, "created_at": site.clock()} | changes)
+    return await site.reconciler.order(wanted)
+
+
+async def test_what_is_asked_again_because_nobody_answered_is_logged_once(site, lines):
+    for _ in range(24):
+        assert await asked(site)
+        site.clock.forward(seconds=3660)
+        await site.tick()
+    told = [line.split()[1:3] for line in lines("event=order ")]
+    assert told == [["state=proposed", "order=1"], ["state=expired", "order=1"]]
+    other = await asked(site, reason="accumulated")
+    await site.reconciler.withdraw(other)
+    again = await asked(site, reason="accumulated")
+    await site.reconciler.approve(again, "ann")
+    assert [line.split()[1:3] for line in lines("event=order ")[2:]] == [
+        ["state=proposed", f"order={other.order_id}"],
+        ["state=expired", f"order={other.order_id}"],
+        ["state=approved", f"order={again.order_id}"],
+    ]
+
+
+async def test_what_keeps_an_order_from_being_sent_is_told_once(store, lines):
+    @asynccontextmanager
+    async def refused(_):
+        raise NotOursError("no more")
+        yield
+
+    limits = Ramp(machines=50, kw_per_min=500.0)
+    async with Reconciler(
+        DirectStore(store), [], clock=HandClock(), patience=Patience(), ramp=limits, sending=refused
+    ) as reconciler:
+        site = Site(reconciler, store, HandClock())
+        await reconciler.order(order())
+        for _ in range(5):
+            await site.tick(m1=reading())
+            await eventually(lambda: not reconciler._sending)
+    assert len(lines("event=order_not_sent")) == 1
+    assert site.drivers[1].commands == []
 
 
 async def test_a_machine_whose_settings_cannot_be_read_is_not_put_to_sleep(site):

@@ -605,7 +605,7 @@ def test_without_pyarrow_an_archive_is_refused_where_it_is_configured(monkeypatc
     assert HistorySection().archive_directory is None
 
 
-async def test_what_cannot_be_put_away_stays_in_the_database_and_is_told_once(path, tmp_path):
+async def test_what_cannot_be_put_away_stays_in_the_database_and_is_told_once(path, tmp_path, lines):
     (tmp_path / "old").write_text("in the way")
     with Store(path) as store:
         keeper = await archived(path, store, tmp_path / "old")
@@ -618,6 +618,7 @@ async def test_what_cannot_be_put_away_stays_in_the_database_and_is_told_once(pa
         await settle(keeper)
         with Reader(path) as reader:
             assert reader.archive() is not None
+        assert len(lines("event=archive_failed")) == len(lines("event=archive_recovered")) == 1
 
 
 def test_a_day_that_cannot_be_written_leaves_nothing(tmp_path):

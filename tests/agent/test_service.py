@@ -20,7 +20,7 @@ from agent.curtailment import CurtailmentPolicy, Mode, Rule
 from agent.orders import OrderState
 from agent.policy import Action, Reason
 from agent.rows import to_ms
-from agent.service import Agent
+from agent.service import FIT_AGAIN, Agent
 from agent.store import Reader, Store
 from agent.tenure import Alone, Inheritance, NotOursError
 from drivers.discovery import ScanResult
@@ -149,10 +149,11 @@ async def test_an_hour_that_is_over_is_booked_beside_the_rounds(database):
 
 async def test_a_failure_is_logged_once_and_its_end_once(database, lines):
     down = NoAnswer("10.0.0.1", "nobody there")
-    driver = FakeDriver(reading(), down, down, down, reading())
+    driver = FakeDriver(reading(), down, down, down, reading(), down, reading(), reading(), down, reading())
     async with site(database, driver) as agent:
-        while driver.reads < 6:
+        while driver.reads < 14:
             await agent.poll_once()
+            assert len(lines("event=read_recovered")) == (driver.reads >= 12)
     assert len(lines("event=read_failed")) == 1
     assert f"machine={mac(1)} kind=no_answer" in lines("event=read_failed")[0]
     assert lines("event=read_recovered") == [f"event=read_recovered machine={mac(1)}"]
@@ -276,9 +277,9 @@ async def test_polling_shows_every_picture_and_counts_the_rounds_it_was_late_for
 
 async def test_that_rounds_do_not_fit_is_said_once_and_that_they_do_again_once(database, lines):
     async with site(database, FakeDriver(reading())) as agent:
-        for skipped in (0, 2, 1, 0, 0, 1):
+        for skipped in (0, 2, 1, 0, 0, 1, *[0] * FIT_AGAIN, 0, 1):
             agent._count_skipped(skipped)
-        assert agent.skipped_rounds == 4
+        assert agent.skipped_rounds == 5
     told = [line.split()[0] for line in lines("event=rounds_")]
     assert told == ["event=rounds_skipped", "event=rounds_fit_again", "event=rounds_skipped"]
 
@@ -379,6 +380,15 @@ async def test_a_round_that_cannot_be_stored_is_shown_and_nothing_is_done(databa
         async with asyncio.timeout(60):
             while not agent.fakes[mac(1)].commands:
                 await asyncio.sleep(0.01)
+
+
+async def test_that_an_agent_ends_proves_nothing_of_its_disk(database, lines):
+    async with site(database) as agent:
+        agent._store._db.conn.execute("pragma query_only = on")
+        await agent.poll_once()
+        assert agent.storage_problem
+    assert len(lines("event=storage_failed")) == 1
+    assert lines("event=storage_recovered") == []
 
 
 class Lent(Alone):
