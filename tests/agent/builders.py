@@ -338,11 +338,13 @@ class HandClock:
         self.at += timedelta(**time)
 
 
-async def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+async def eventually(
+    condition: Callable[[], bool], within_s: float = 60.0, *, pause_s: float = 0.005
+) -> None:
     """Wait until it is so; a minute is more than the busiest host takes."""
     async with asyncio.timeout(within_s):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause_s)
 
 
 @asynccontextmanager

@@ -39,7 +39,7 @@ def python(
         cwd="/",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
         stdin=subprocess.DEVNULL,
     )

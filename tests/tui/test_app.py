@@ -66,7 +66,7 @@ def chosen(pilot) -> str:
 async def test_prices_are_shown_with_where_they_come_from(database):
     three(database)
     async with opened(database) as pilot:
-        await shows(pilot, "hashprice 39.44 USD/PH/day", "power 0.0600 USD/kWh", "(test, 0 s ago)")
+        await shows(pilot, "hashprice 39.44 USD/PH/day", "power 0.0600 USD/kWh", "(test, ", " s ago)")
 
 
 async def test_prices_that_are_not_known_are_shown_as_such(database):
