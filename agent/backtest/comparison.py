@@ -117,6 +117,7 @@ def compare(
         NEVER_ON: lambda _: NeverOn(),
     }
     found = results(delay_min, fixed) | {CLAIRVOYANT: best}
+    here = {name: found[name] for name in (NAIVE, *policies)}
     always = [value.always_on_usd() for value in values]
     return Comparison(
         start=datetime.fromtimestamp(past.power.starts[0], UTC),
@@ -136,7 +137,7 @@ def compare(
         delays=[
             DelayLine(
                 delay_min=minutes,
-                lines=_lines(results(minutes, {}), best, sum(always)),
+                lines=_lines(here if minutes == delay_min else results(minutes, {}), best, sum(always)),
             )
             for minutes in delays_min
         ],
