@@ -57,7 +57,7 @@ VIEWER_PAUSE_S = 0.05
 FORBIDDEN_TOLD = 1000
 """Of a user's commands that are not for them the first is logged, and then one in so many."""
 ACCEPT_PAUSE_S = 1.0
-ACCEPTED_AGAIN = 10
+ACCEPTED_AGAIN = 100
 """Clients in a row after which it is told that they are accepted again."""
 _BACKLOG = 128
 _SO_PEERGROUPS = 59

@@ -8,7 +8,7 @@ from agent.clock import Clock
 from agent.config.mqtt import MqttSection
 from agent.config.obligations import ObligationsSection
 from agent.fetch import Fetcher, SourceError, data_of, pause_s, told
-from agent.market.health import Health
+from agent.market.health import ANSWERS_AGAIN, Health
 from agent.market.quote import SourceStatus
 from agent.market.sources import at, number
 from agent.mqtt import Heard, Subscription
@@ -28,7 +28,7 @@ class Caller:
     """One who may call. `calls` is what was said last; None while nothing was said or is remembered. `said_at` is when
     that was meant, so that older words change nothing."""
 
-    def __init__(self, name: str, address: str, clock: Clock) -> None:
+    def __init__(self, name: str, address: str, clock: Clock, *, is_asked: bool) -> None:
         self.name = name
         self.calls: list[Call] | None = None
         self.said_at: datetime | None = None
@@ -36,7 +36,8 @@ class Caller:
         self._began_s = self._heard_s = clock.monotonic_s()
         self._age_s = 0.0
         """How old its last word was when it was heard."""
-        self.health = Health(name, address)
+        # who speaks unasked may say nothing for long after its connection is back
+        self.health = Health(name, address, well_in_row=ANSWERS_AGAIN if is_asked else 1)
 
     def remember(self, calls: list[Call], said_at: datetime) -> None:
         """What it said before the agent began."""
@@ -144,17 +145,17 @@ class GridCallers:
                 load_unit=given.load_unit,
                 shed_to_kw=self._shed_to_kw,
             )
-            caller = self._add(OPENADR, given.url)
+            caller = self._add(OPENADR, given.url, is_asked=True)
             self.loops[OPENADR] = lambda: self._poll(vtn, caller, given.poll_s)
 
-    def _add(self, name: str, address: str) -> Caller:
-        caller = Caller(name, address, self._clock)
+    def _add(self, name: str, address: str, *, is_asked: bool) -> Caller:
+        caller = Caller(name, address, self._clock, is_asked=is_asked)
         self._callers.append(caller)
         return caller
 
     def _listen(self, topic: str, mqtt: MqttSection) -> None:
         broker = mqtt.broker()
-        caller = self._add(MQTT, f"{broker.address}/{topic}")
+        caller = self._add(MQTT, f"{broker.address}/{topic}", is_asked=False)
         subscription = Subscription(
             broker,
             topic,

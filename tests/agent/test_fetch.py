@@ -180,10 +180,13 @@ async def test_a_failure_that_lasts_is_one_line_in_the_log_and_its_end_another(c
             await ask_all(live)
         failed = "event=source_failed source=kraken kind=status_503 detail='HTTP 503'"
         assert caplog.messages == [failed]
-        prices.server.faults.clear()
+        for fault in ({}, {"kraken": SourceFault.STATUS_429}, {}, {}):  # it comes and goes
+            prices.server.faults = fault
+            await ask_all(live)
+        assert caplog.messages == [failed]
         for _ in range(2):
             await ask_all(live)
-        assert caplog.messages == [failed, "event=source_recovered source=kraken after_failures=3"]
+        assert caplog.messages == [failed, "event=source_recovered source=kraken after_failures=4"]
 
 
 async def test_a_node_that_fails_is_no_witness_against_those_that_answer():
