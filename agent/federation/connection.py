@@ -114,13 +114,18 @@ async def connected(
             log.warning("event=nats_error detail=%r", str(error))
 
     async def on_reconnected() -> None:
+        if told:
+            log.info("event=nats_connected")
         told.clear()
 
+    told_before = len(told)
     client = TlsOnly() if servers.wants_tls else Prompt()
     try:
         async with asyncio.timeout(within_s):
             await client.connect(**servers.options(), error_cb=on_error, reconnected_cb=on_reconnected)
         heed_cancel()
+        if len(told) > told_before:
+            log.info("event=nats_connected")
         yield client
     finally:
         await client.close()
@@ -161,7 +166,6 @@ class Contact:
         if self._problem is not None:
             log.info("event=%s_reached", self._name)
             self._problem = None
-        self._told.clear()
 
     def failed(self, error: Exception) -> None:
         """It is not."""

@@ -10,6 +10,7 @@ pytest.importorskip("nats")
 
 from agent.federation import connection
 from agent.federation.connection import Contact, Servers, connected
+from agent.simulated.nats import free_port
 from tests.agent.builders import eventually
 
 INFO = {
@@ -121,6 +122,34 @@ async def test_what_a_server_complains_of_at_each_connection_is_told_once(monkey
     server.close()
     assert len(lines("event=nats_error")) == 1
     assert len(lines("event=x_unreachable")) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_servers_that_are_away_at_first_are_told_once_and_that_they_are_there_once(lines):
+    async def greet(reader, writer):
+        writer.write(b"INFO " + json.dumps(INFO).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    port, there = free_port(), asyncio.Event()
+
+    async def work(_):
+        there.set()
+        await asyncio.Event().wait()
+
+    servers = Servers(addresses=(f"nats://127.0.0.1:{port}",), name="denver")
+    keeping = asyncio.create_task(Contact(servers, "x").keep(work))
+    await eventually(lambda: lines("event=nats_error"))
+    await asyncio.sleep(0.5)  # some tries more
+    assert lines("event=nats_connected") == []
+    server = await asyncio.start_server(greet, "127.0.0.1", port)
+    await there.wait()
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    server.close()
+    assert len(lines("event=nats_error")) == len(lines("event=nats_connected")) == 1
 
 
 async def swallow():
