@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from agent.config import ConfigError, parse
 from agent.curtailment import CurtailmentPolicy, Mode, Rule
@@ -31,8 +32,10 @@ ALL = frozenset(map(mac, (1, 2, 3)))
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.2)
+def unhurried(monkeypatch):
+    """It is looked often, and whatever is asked of a server may take its time."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr("agent.federation.bucket.ANSWER_WITHIN_S", 20.0)
 
 
 @pytest.fixture
@@ -43,8 +46,8 @@ def database(tmp_path):
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / "nats").mkdir()
-    with Cluster(tmp_path / "nats", nodes=1) as running:
-        yield running
+    with Cluster(tmp_path / "nats", nodes=1) as servers:
+        yield servers
 
 
 def part(server, name, **login):
@@ -58,12 +61,22 @@ async def bucket_of(server):
         yield await Bucket.open(client, org="acme", site="denver", replicas=len(server.nodes))
 
 
+async def made(server):
+    """The bucket; the leader of a cluster needs a moment to know the others."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(APIError):
+                async with bucket_of(server):
+                    return
+            await asyncio.sleep(0.05)
+
+
 def against(claims):
     return [claims.stands_against(mac(number)) for number in (1, 2, 3)]
 
 
 async def all_known(*claims):
-    await eventually(lambda: Reason.UNCLAIMED not in [why for each in claims for why in against(each)], 30.0)
+    await eventually(lambda: Reason.UNCLAIMED not in [why for each in claims for why in against(each)])
 
 
 def sleep_of(number):
@@ -123,16 +136,16 @@ async def test_what_is_given_back_is_taken_but_not_while_a_command_is_under_way(
             async with north.sending(sleep_of(1)):
                 north.want(frozenset({mac(3)}), frozenset({mac(1), mac(2)}))
                 assert against(north) == [Reason.OTHER_PART, Reason.OTHER_PART, None]
-                await eventually(lambda: south.stands_against(mac(2)) is None, 30.0)
+                await eventually(lambda: south.stands_against(mac(2)) is None)
                 assert south.stands_against(mac(1)) is Reason.OTHER_PART
-            await eventually(lambda: south.stands_against(mac(1)) is None, 30.0)
+            await eventually(lambda: south.stands_against(mac(1)) is None)
             assert await sends(south, 1)
             with pytest.raises(NotOursError):
                 await sends(north, 1)
             assert south.stands_against(mac(3)) is Reason.OTHER_PART
             async with north.sending(sleep_of(3)):
                 north.want(frozenset(), frozenset({mac(3)}))
-                await eventually(lambda: north._turns[mac(3)]._waiters, 30.0)
+                await eventually(lambda: north._turns[mac(3)]._waiters)
                 north.want(frozenset({mac(3)}), frozenset())
             assert await sends(north, 3)  # after what waited for the end of that command
 
@@ -146,10 +159,11 @@ async def test_a_machine_that_is_not_known_here_is_not_let_go_of(server):
     fresh = part(server, "north")  # with a database that knows nothing yet
     fresh.want(frozenset({mac(9)}), frozenset())
     async with running(fresh), bucket_of(server) as bucket:
-        await eventually(lambda: fresh.stands_against(mac(9)) is None, 30.0)
+        await eventually(lambda: fresh.stands_against(mac(9)) is None)
         fresh.want(frozenset(), frozenset({mac(9)}))
-        while (await bucket.find(claim_key(mac(9)))).value is not None:
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while (await bucket.find(claim_key(mac(9)))).value is not None:
+                await asyncio.sleep(0.05)
         assert [(await bucket.find(claim_key(machine_id))).value for machine_id in ALL] == ["north"] * 3
 
 
@@ -165,19 +179,21 @@ async def test_a_claim_that_was_taken_behind_our_back_is_found_out_before_a_comm
         assert north.stands_against(mac(1)) is None
         with pytest.raises(NotOursError, match="another part's"):
             await sends(north, 1)
-        await eventually(lambda: north.stands_against(mac(1)) is Reason.OTHER_PART, 30.0)
+        await eventually(lambda: north.stands_against(mac(1)) is Reason.OTHER_PART)
         found = await bucket.find(claim_key(mac(2)))
         await bucket.put(claim_key(mac(2)), "north", token=0, last=found.revision)  # its own standby
         assert await sends(north, 2)
         await bucket._keys.delete(claim_key(mac(3)))
         with pytest.raises(NotOursError):
             await sends(north, 3)
-        await eventually(lambda: north.stands_against(mac(3)) is None, 30.0)
+        await eventually(lambda: north.stands_against(mac(3)) is None)
         assert await sends(north, 3)
 
 
 @needs_server
-async def test_without_servers_nothing_is_commanded(server):
+@pytest.mark.usefixtures("prompt")
+async def test_without_servers_nothing_is_commanded(server, monkeypatch):
+    monkeypatch.setattr("agent.federation.bucket.ANSWER_WITHIN_S", 1.0)
     north = part(server, "north")
     north.want(ALL, frozenset())
     async with running(north):
@@ -185,26 +201,29 @@ async def test_without_servers_nothing_is_commanded(server):
         server.kill(0)
         with pytest.raises(NotOursError):
             await sends(north, 1)
-        await eventually(lambda: against(north) == [Reason.UNCLAIMED] * 3, 30.0)
+        await eventually(lambda: against(north) == [Reason.UNCLAIMED] * 3)
         server.start(0)
-        await eventually(lambda: against(north) == [None] * 3, 60.0)
+        await eventually(lambda: against(north) == [None] * 3)
 
 
 @needs_server
+@pytest.mark.usefixtures("prompt")
 async def test_a_server_that_is_behind_the_others_gives_nobody_a_machine_nor_takes_one(tmp_path, monkeypatch):
     """Three nodes; what one that is behind shows is what all of them showed before."""
     (tmp_path / "nats").mkdir()
     with Cluster(tmp_path / "nats") as server:
+        await made(server)
         north, south = part(server, "north"), part(server, "south")
         south.want(frozenset({mac(1)}), frozenset())
         north.want(frozenset({mac(2)}), frozenset())
         async with running(north, south):
-            await eventually(lambda: {mac(1)} == {*south._ours} and {mac(2)} == {*north._ours}, 60.0)
-            past = await north._bucket.entries()
-            assert len(past) == 2
+            await eventually(lambda: {mac(1)} == {*south._ours} and {mac(2)} == {*north._ours})
+            async with asyncio.timeout(60):
+                while len(past := await north._bucket.entries()) < 2:  # that of a server that is behind
+                    await asyncio.sleep(0.05)
             south.want(frozenset(), frozenset({mac(1)}))
             north.want(ALL, frozenset())
-            await eventually(lambda: against(north) == [None] * 3, 60.0)
+            await eventually(lambda: against(north) == [None] * 3)
             looks = []
 
             async def behind(bucket, **_):
@@ -213,12 +232,12 @@ async def test_a_server_that_is_behind_the_others_gives_nobody_a_machine_nor_tak
 
             monkeypatch.setattr(Bucket, "entries", behind)
             north.want(frozenset(map(mac, (1, 2, 3, 4))), frozenset())
-            await eventually(lambda: north.stands_against(mac(4)) is None, 60.0)
+            await eventually(lambda: north.stands_against(mac(4)) is None)
             assert looks
             assert against(north) == [None] * 3
             assert await sends(north, 1)
             south.want(frozenset({mac(1), mac(3)}), frozenset())
-            await eventually(lambda: south._bucket in looks, 60.0)
+            await eventually(lambda: south._bucket in looks)
             for number in (1, 3):  # it may take the first for its own
                 with pytest.raises(NotOursError):
                     await sends(south, number)
@@ -240,14 +259,13 @@ async def test_a_part_that_is_stopped_just_when_an_answer_comes_ends(server, mon
             await asyncio.sleep(0)
         return answer
 
-    async with bucket_of(server):  # it is there
-        pass
+    await made(server)
     monkeypatch.setattr(owner, waits_for, answered)
     north = part(server, "north")
     if waits_for == "find":
         north.want(ALL, frozenset())
     task = asyncio.create_task(north.run())
-    done, _ = await asyncio.wait([task], timeout=30)
+    done, _ = await asyncio.wait([task], timeout=60)
     monkeypatch.undo()
     task.cancel()
     assert done

@@ -371,7 +371,7 @@ async def made_stream(cluster):
     config = stream_of("acme", replicas=3, megabytes=100, days=30).evolve(duplicate_window=0.1)
     async with connected(Servers(addresses=cluster.urls, name="maker")) as client, asyncio.timeout(60):
         while True:
-            with suppress(nats.js.errors.APIError):
+            with suppress(nats.js.errors.APIError, nats.errors.TimeoutError):
                 return await client.jetstream(timeout=ANSWER_S).add_stream(config)
             await asyncio.sleep(0.05)
 

@@ -42,9 +42,10 @@ from tests.agent.builders import (
     failure,
     machine,
     reading,
+    running,
     stored_site,
 )
-from tests.agent.processes import hashcost
+from tests.agent.processes import hashcost, hashcost_here
 from tests.agent.test_service import known
 from tests.agent.test_uplink import SITES
 
@@ -294,17 +295,12 @@ async def agent_of(path, cluster, seed_file=None):
     nkey = f'nkey_file = "{seed_file}"\n' if seed_file else ""
     config = parse(
         f'[fleet]\nservers = ["{cluster.urls[0]}"]\norg = "acme"\nsite = "denver"\n{nkey}'
-        f'[fleet.operators]\nann = "{ANN}"\n[poll]\ninterval_s = 1.0\ndeadline_s = 1.0\n',
+        f'[fleet.operators]\nann = "{ANN}"\n[poll]\ninterval_s = 60.0\n',
         source="test",
     )
-    async with Quiet(config, path) as agent:
-        task = asyncio.create_task(agent.run())
-        try:
-            await eventually(lambda: agent._rounds >= 1, 30.0)
-            yield agent
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+    async with Quiet(config, path) as agent, running(agent):
+        await eventually(lambda: agent._rounds >= 1)
+        yield agent
 
 
 def sender(cluster, directory, seed=ANN_SEED, person="ann", **options):
@@ -313,7 +309,23 @@ def sender(cluster, directory, seed=ANN_SEED, person="ann", **options):
     return Sender(servers=servers, org="acme", person=person, key=private_key(seed), directory=directory)
 
 
-def from_the_command_line(cluster, tmp_path, *words):
+@pytest.fixture
+def patient(monkeypatch):
+    """Whoever is there may take a minute to answer."""
+    monkeypatch.setattr("agent.federation.telling.CONNECTED_WITHIN_S", 60.0)
+    monkeypatch.setattr("agent.federation.telling.ANSWER_WITHIN_S", 60.0)
+
+
+async def answer_of_denver(sender, command, arguments):
+    """It takes a moment to listen."""
+    async with asyncio.timeout(60):
+        while True:
+            (answer,) = (await asyncio.to_thread(tell, sender, {"denver": (command, arguments)})).values()
+            if answer.get("error", {}).get("code") != "unreachable":
+                return answer
+
+
+def from_the_command_line(cluster, tmp_path, *words, run=hashcost):
     """`hashcost fleet tell resume denver`, or other words, as ann."""
     (tmp_path / "fleet").mkdir(exist_ok=True)
     if not (tmp_path / "fleet" / "denver.db").exists():
@@ -321,7 +333,7 @@ def from_the_command_line(cluster, tmp_path, *words):
     (tmp_path / "ann.nk").write_text(ANN_SEED)
     servers = f'servers = ["{cluster.urls[0]}"]\norg = "acme"\n' if cluster else ""
     (tmp_path / "fleet.toml").write_text(f"[fleet]\n{servers}")
-    return hashcost(
+    return run(
         "fleet", *(words or ("tell", "resume", "denver")), "--as", "ann", "--key", str(tmp_path / "ann.nk"), "--json",
         "--config", str(tmp_path / "fleet.toml"), "--fleet", str(tmp_path / "fleet"),
     )  # fmt: skip
@@ -336,20 +348,20 @@ def from_the_command_line(cluster, tmp_path, *words):
     ],
 )
 def test_what_makes_no_sense_on_the_command_line_is_said(tmp_path, words, why):
-    said = from_the_command_line(None, tmp_path, *words)
+    said = from_the_command_line(None, tmp_path, *words, run=hashcost_here)
     assert said.returncode == 2
     assert why in said.stderr
 
 
 @real_servers
-@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("patient")
 async def test_a_real_site_is_held_by_whom_it_knows_and_by_nobody_else(tmp_path):
     (tmp_path / "nats").mkdir()
     with Cluster(tmp_path / "nats", nodes=1) as cluster:
         async with agent_of(tmp_path / "hashcost.db", cluster) as agent:
-            forger = sender(cluster, tmp_path / "fleet", BOB_SEED)
-            answers = await asyncio.to_thread(tell, forger, {"denver": ("hold", {})})
-            assert answers["denver"]["error"]["code"] in {"refused", "unreachable"}
+            forger = sender(cluster, tmp_path / "forger", BOB_SEED)
+            answer = await answer_of_denver(forger, "hold", {})
+            assert answer["error"]["code"] == "refused"
             assert not agent.curtailer.held
             ann = sender(cluster, tmp_path / "fleet")
             shed = {"denver": ("shed", {"by_kw": 1.0, "dry_run": True})}
@@ -367,12 +379,12 @@ async def test_a_real_site_is_held_by_whom_it_knows_and_by_nobody_else(tmp_path)
     with Reader(tmp_path / "hashcost.db") as reader:
         assert any("fleet:ann" in event.detail for event in reader.events() if event.kind == "command_hold")
     record = [json.loads(line) for line in (tmp_path / "fleet" / RECORD_FILE).read_text().splitlines()]
-    assert [each["told"]["person"] for each in record if "told" in each] == ["ann"] * 5
+    assert [each["told"]["person"] for each in record if "told" in each] == ["ann"] * 4
     assert not any(ANN_SEED in json.dumps(each) for each in record)
 
 
 @real_servers
-@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("patient")
 async def test_the_documented_permissions_let_a_site_hear_its_own_commands_only(tmp_path):
     (tmp_path / "nats").mkdir()
     admin_seed, admin = key()
@@ -389,8 +401,7 @@ async def test_the_documented_permissions_let_a_site_hear_its_own_commands_only(
     with Cluster(tmp_path / "nats", nodes=1, extra=rules) as cluster:
         async with agent_of(tmp_path / "hashcost.db", cluster, files["site"]) as agent:
             ann = sender(cluster, tmp_path / "fleet", nkey_file=files["admin"])
-            answers = await asyncio.to_thread(tell, ann, {"denver": ("hold", {})})
-            assert answers["denver"] == {"result": {"held": True}}
+            assert await answer_of_denver(ann, "hold", {}) == {"result": {"held": True}}
             thief = sender(cluster, tmp_path / "fleet", nkey_file=files["site"])
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("agent.federation.telling.ANSWER_WITHIN_S", 1.0)

@@ -52,6 +52,7 @@ async def stopped_server():
 def hurry(monkeypatch):
     monkeypatch.setattr(connection, "RECONNECT_AFTER_S", 0.1)
     monkeypatch.setattr(connection, "CLOSE_WITHIN_S", 0.5)
+    monkeypatch.setattr(connection, "CONNECT_WITHIN_S", 60)
 
 
 async def fill(client):
@@ -177,7 +178,7 @@ async def test_work_ends_when_its_cancellation_was_swallowed_with_an_answer(monk
         keeping = asyncio.create_task(contact.keep(work))
         await waits.wait()
         keeping.cancel()
-        done, _ = await asyncio.wait([keeping], timeout=30)
+        done, _ = await asyncio.wait([keeping], timeout=60)
         keeping.cancel()
         assert done
         assert keeping.cancelled()

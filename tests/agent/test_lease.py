@@ -70,11 +70,11 @@ def clock():
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch):
-    """Nothing is renewed but when it is asked for, and whatever is asked of a server may take a minute."""
+    """Nothing is renewed but when it is asked for, and whatever is asked of a server may take its time."""
     monkeypatch.setattr(module, "RENEW_EVERY_S", 60.0)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     for name in ("lease.CONFIRMED_WITHIN_S", "lease.GIVEN_BACK_WITHIN_S", "bucket.ANSWER_WITHIN_S"):
-        monkeypatch.setattr(f"agent.federation.{name}", 60.0)
+        monkeypatch.setattr(f"agent.federation.{name}", 20.0)
 
 
 @pytest.fixture
