@@ -55,7 +55,7 @@ def test_in_a_terminal_it_shows_the_terminal_of_the_fleet(tmp_path):
             if not pressed and b"Open the site" in screen:
                 os.write(leader, b"q")
                 pressed = True
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

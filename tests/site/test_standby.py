@@ -47,11 +47,15 @@ stream_replicas = 3
 STANDBY = 'site = "denver"\nagent = "{name}"\n'
 PART = 'part_of = "denver"\nsite = "{name}"\n'
 FASTER = 3.0
-"""The times of the lease are so much shorter, all of them alike."""
+"""The times of the lease are so much shorter, but for how long it is watched before it is taken: a host that stands
+still for some seconds gives no machines to anybody else."""
 HURRIED = f"""
+from functools import partial
+from agent import orders, service
 from agent.federation import lease
-for name in ("RENEW_EVERY_S", "LOOK_EVERY_S", "VALID_S", "BREAK_OFF_S", "TAKE_AFTER_S"):
+for name in ("RENEW_EVERY_S", "LOOK_EVERY_S", "VALID_S", "BREAK_OFF_S"):
     setattr(lease, name, getattr(lease, name) / {FASTER})
+service.Patience = partial(orders.Patience, ramping=20.0)  # the site's time goes on while the host stands still
 """
 MORE_THAN_A_MINUTE_S = 65.0 / FASTER
 
@@ -61,7 +65,7 @@ class Agent:
 
     def __init__(self, directory, name, ready, servers):
         self.name, self.ready, self.servers = name, ready, servers
-        self.targets, self.batch, self.more = ready["scan_targets"], 2, STANDBY
+        self.targets, self.batch, self.more = ready["scan_targets"], 1, STANDBY
         self.home = directory / name
         self.home.mkdir()
         self.database, self.socket = self.home / "hashcost.db", self.home / "agent.sock"
