@@ -15,12 +15,13 @@ import ssl
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from drivers.connection import Endpoint, Line, failure
+from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -181,10 +182,14 @@ class WhatsminerV3Rpc(BTMinerV3RPCAPI):  # type: ignore[misc]
 class AntminerWeb(AntminerModernWebAPI):  # type: ignore[misc]
     """pyasic's `/cgi-bin` commands. The answer to one with parameters, which writes, may take `write_s`."""
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials | None, *, write_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, login: Digest | None, *, write_s: float) -> None:
         super().__init__(endpoint.host)
-        self._access = WebAccess(endpoint, credentials)
+        self._access = WebAccess(endpoint, login)
         self._write_s = write_s
+
+    def one_connection(self, *, left_open_s: float = 0.0) -> AbstractAsyncContextManager[None]:
+        """As `WebAccess.one_connection`."""
+        return self._access.one_connection(left_open_s=left_open_s)
 
     async def send_command(
         self,

@@ -16,6 +16,7 @@ from drivers.antminer_power import ReportedPower
 from drivers.antminer_slow import SlowFacts, web_access
 from drivers.catalogue import Nameplate, nameplate
 from drivers.commands import Commanded, Control
+from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     Capabilities,
@@ -225,7 +226,7 @@ async def identify(address: Address, options: ReadOptions) -> Identity:
 
 async def _system_info(address: Address, options: ReadOptions) -> Answer:
     """`get_system_info`, or nothing if the web interface is closed, denied or has no such page."""
-    web = web_access(address, options)
+    web = web_access(address, options, Digest.of(options.login(Family.ANTMINER)))
     if web is None:
         return {}
     try:

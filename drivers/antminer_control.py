@@ -6,6 +6,7 @@ the machine whose MAC is known: by the command itself, or by `restore_point` sec
 
 from drivers import antminer_answers as answers
 from drivers import antminer_configuration as configurations
+from drivers import commands
 from drivers._pyasic import AntminerRpc
 from drivers.antminer_slow import SlowFacts, open_web
 from drivers.commands import WITHIN_MINUTES, Prepared, receipt
@@ -40,7 +41,7 @@ class AntminerControl:
         self._options = options
         self._rpc = rpc
         self._slow = slow
-        self._web = open_web(address, options)
+        self._web = open_web(address, options, slow.login)
         self._prepared = Prepared[Answer]()
         efficient = any(name in identity.model.upper() for name in _WITH_EFFICIENCY)
         self.power_modes = _MODES | {PowerMode.HIGH_EFFICIENCY} if efficient else _MODES
@@ -48,31 +49,35 @@ class AntminerControl:
     async def restore_point(self) -> RestorePoint:
         """The mode keys and the frequency level. Raises `CommandRefused` if it sleeps: its mode is gone."""
         self._prepared.take()
-        configuration = await self._configuration()
-        if configurations.sleeps(configuration):
-            raise CommandRefused(self._address, "sleeps already: the mode that it mined in is not known")
+        async with self._web.one_connection(left_open_s=commands.PREPARED_FOR_S):
+            configuration = await self._configuration()
+            if configurations.sleeps(configuration):
+                raise CommandRefused(self._address, "sleeps already: the mode that it mined in is not known")
         self._prepared.keep(configuration)
         return configurations.restore_point(configuration)
 
     async def sleep(self) -> Receipt:
         """Post mode 1."""
-        return await receipt(self._post(configurations.sleeping(await self._configuration())))
+        async with self._web.one_connection():
+            return await receipt(self._post(configurations.sleeping(await self._configuration())))
 
     async def wake(self, point: RestorePoint) -> Receipt:
         """Post the mode and frequency level of `point`."""
-        configuration = await self._configuration()
-        try:
-            posted = configurations.waking(configuration, point)
-        except ValueError as error:
-            raise CommandRefused(self._address, str(error)) from error
-        return await receipt(self._post(posted))
+        async with self._web.one_connection():
+            configuration = await self._configuration()
+            try:
+                posted = configurations.waking(configuration, point)
+            except ValueError as error:
+                raise CommandRefused(self._address, str(error)) from error
+            return await receipt(self._post(posted))
 
     async def set_power_mode(self, mode: PowerMode) -> Receipt:
         """Post the mode."""
-        configuration = await self._configuration()
-        if configurations.sleeps(configuration):
-            raise CommandRefused(self._address, "sleeps: a mode would wake it")
-        return await receipt(self._post(configurations.in_mode(configuration, mode)))
+        async with self._web.one_connection():
+            configuration = await self._configuration()
+            if configurations.sleeps(configuration):
+                raise CommandRefused(self._address, "sleeps: a mode would wake it")
+            return await receipt(self._post(configurations.in_mode(configuration, mode)))
 
     async def _configuration(self) -> Answer:
         """The configuration, fit to be written back, of the right machine. Raises `DriverError`."""

@@ -6,6 +6,7 @@ alone for long, because these machines lock out; after any other failure the nex
 
 from drivers import antminer_answers as answers
 from drivers._pyasic import AntminerRpc, AntminerWeb
+from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     DriverError,
@@ -25,15 +26,19 @@ _WEB_SHARE = 0.5
 _RETRY_SHARE = 0.1
 
 
-def web_access(address: Address, options: ReadOptions, *, share: float = 1.0) -> AntminerWeb | None:
+def web_access(
+    address: Address, options: ReadOptions, login: Digest | None, *, share: float = 1.0
+) -> AntminerWeb | None:
     """The web interface; None behind a forwarded port, where port 80 may be anybody's."""
-    return None if address.port is not None else open_web(address, options, share=share)
+    return None if address.port is not None else open_web(address, options, login, share=share)
 
 
-def open_web(address: Address, options: ReadOptions, *, share: float = 1.0) -> AntminerWeb:
+def open_web(
+    address: Address, options: ReadOptions, login: Digest | None, *, share: float = 1.0
+) -> AntminerWeb:
     """The web interface on port 80."""
     port = endpoint(address, WEB_PORT, options, share=share)
-    return AntminerWeb(port, options.login(Family.ANTMINER), write_s=options.write_s)
+    return AntminerWeb(port, login, write_s=options.write_s)
 
 
 class SlowFacts:
@@ -48,7 +53,9 @@ class SlowFacts:
         self._address = address
         self._options = options
         self._rpc = rpc
-        self._web = web_access(address, options, share=_WEB_SHARE)
+        self.login = Digest.of(options.login(Family.ANTMINER))
+        """For whatever else is asked of the web interface: each challenge is met once."""
+        self._web = web_access(address, options, self.login, share=_WEB_SHARE)
         self._due = Due()
         self._web_due = Due()
         self._notes: dict[str, str] = {}
@@ -93,8 +100,12 @@ class SlowFacts:
             return
         self._due.again_within(self._options.slow_interval_s)
         await self._read_pools()
-        if await self._read_mode():
-            await self._read_who()
+        if self._web is None:
+            await self._read_mode()
+            return
+        async with self._web.one_connection():
+            if await self._read_mode():
+                await self._read_who()
 
     async def _read_pools(self) -> None:
         self.pools = ()

@@ -24,6 +24,9 @@ from drivers.driver import (
 _OUT_OF_SOCKETS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _NO_ANSWER = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
 
+FRESH_S = 2.0
+"""Web servers close what is idle for 5 s: a connection that answered so lately is not about to end."""
+
 Take = Callable[[bytearray, bool], Any]
 """Looks at what has come and whether the peer has closed: the answer, or None for "not complete yet". Raises
 ValueError for what is no answer. May remove from what has come the answer that it found."""
@@ -76,15 +79,16 @@ class Connection(asyncio.Protocol):
             return False
         return self._answer is not None and self._answer.done() and not self._answer.cancelled()
 
-    async def ask(self, request: bytes, take: Take) -> Any:
-        """Send a request and wait until `take` has the answer. Raises `DriverError`, never anything else; its
-        `sent` is False only if not a byte of the request has left."""
+    async def ask(self, request: bytes, take: Take, until: float | None = None) -> Any:
+        """Send a request and wait until `take` has the answer, `call_s` or `until` then on the loop's clock. Raises
+        `DriverError`, never anything else; its `sent` is False only if not a byte of the request has left."""
         endpoint, is_open, sent = self._endpoint, self._transport is not None, False
-        loop = asyncio.get_running_loop()
-        until = loop.time() + endpoint.call_s
-        connect_until = until - endpoint.call_s + min(endpoint.connect_s, endpoint.call_s)
+        now = asyncio.get_running_loop().time()
+        until = now + endpoint.call_s if until is None else until
         try:
-            async with asyncio.timeout_at(until if is_open else connect_until) as limit:
+            async with asyncio.timeout_at(
+                until if is_open else min(until, now + endpoint.connect_s)
+            ) as limit:
                 if not is_open:
                     await self._open()
                     limit.reschedule(until)
@@ -101,8 +105,13 @@ class Connection(asyncio.Protocol):
             error.sent = sent
             raise
 
+    def abort(self) -> None:
+        """Close it: a peer that never ends must not keep it."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def close(self) -> None:
-        """Give the socket back now: a peer that never ends must not keep it."""
+        """Give the socket back now."""
         if self._transport is not None and self._gone is not None:
             self._transport.abort()
             await asyncio.shield(self._gone)  # a wait that is broken off does not break off the next one's
@@ -187,39 +196,62 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             error.__cause__ = cause
             self._answer.set_result(error)
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
 
 
 class Line:
     """One port of a machine that is asked several things in a row, over one connection if the machine keeps it.
 
-    One that closes after each answer is asked over new ones. One that keeps its connection and no longer answers on
-    it costs one failure, after which it is asked over new ones too.
+    One that closes after each answer is asked over new ones. One that keeps its connection and no longer answers well
+    on it costs one failure, after which it is asked over new ones too.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._connection = Connection(endpoint)
+        self._connection: Connection | None = None
         self._keeps = True
+        self._answered_at = 0.0
 
-    async def ask(self, request: bytes, take: Take) -> Any:
-        """As `Connection.ask`, for questions that may be repeated."""
-        reused = self._keeps and self._connection.usable
+    async def ask(self, request: bytes, take: Take, until: float | None = None, *, again: bool = True) -> Any:
+        """As `Connection.ask`. What may not be asked `again` goes over a connection on which the machine has answered
+        just now, or over a new one."""
+        reused = self._reusable(FRESH_S if not again else None)
         if not reused:
-            await self.hang_up()
+            await self._renew()
         try:
-            return await self._connection.ask(request, take)
+            return await self._ask(request, take, until)
         except ConnectionLost:
-            if not reused:
-                raise
-        except NoAnswer:
+            if reused and again:
+                await self._renew()
+                return await self._ask(request, take, until)
             self._keeps = self._keeps and not reused
             raise
-        await self.hang_up()
-        return await self._connection.ask(request, take)
+        except (NoAnswer, Malformed):
+            self._keeps = self._keeps and not reused
+            raise
+
+    def drop(self) -> None:
+        """As `hang_up`, without waiting."""
+        if self._connection is not None:
+            self._connection.abort()
 
     async def hang_up(self) -> None:
         """Close the connection; the next question opens another."""
-        await self._connection.close()
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    def _reusable(self, within_s: float | None) -> bool:
+        if not self._keeps or self._connection is None or not self._connection.usable:
+            return False
+        return within_s is None or asyncio.get_running_loop().time() - self._answered_at < within_s
+
+    async def _renew(self) -> None:
+        await self.hang_up()
         self._connection = Connection(self._endpoint)
+
+    async def _ask(self, request: bytes, take: Take, until: float | None) -> Any:
+        assert self._connection is not None  # noqa: S101 - it was made, or found to be usable
+        answer = await self._connection.ask(request, take, until)
+        self._answered_at = asyncio.get_running_loop().time()
+        return answer

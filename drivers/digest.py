@@ -3,48 +3,49 @@
 import hashlib
 import secrets
 from collections.abc import Mapping
+from typing import Self
 from urllib.request import parse_http_list
 
 from drivers.driver import Credentials
 from drivers.http import Response
 
-_HASHES = {"MD5": "md5", "SHA-256": "sha256"}
+_HASHES = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 _SESSION = "-SESS"
 _UNAUTHORIZED = 401
-_DENIED = {401, 403}
 
 
 class Digest:
-    """The login of one machine. Its challenge is kept, so that only the first request meets a 401."""
+    """The login of one machine, for all that is asked of it. Its challenge is kept, so that only the first request
+    meets a 401; a machine that denies one with a new challenge is asked once more, in case only the nonce was old."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        self._challenge: Mapping[str, str] | None = None
-        self._count = 0
-        self.denied = False
-        """Whether the machine denied the latest request that carried the login. One that did so with a new challenge
-        is asked once more, in case only the nonce was old."""
+        self._meet: _Meet | None = None
+
+    @classmethod
+    def of(cls, credentials: Credentials | None) -> Self | None:
+        """None where there is no login."""
+        return None if credentials is None else cls(credentials)
 
     def authorization(self, method: str, path: str) -> Mapping[str, str]:
-        """The header that a request is to have; none before the first challenge. Raises ValueError for a challenge that
-        cannot be met."""
-        if self._challenge is None:
-            return {}
-        self._count += 1
-        fields = _response(self._challenge, self._credentials, method, path, self._count)
-        return {"Authorization": "Digest " + ", ".join(f"{name}={value}" for name, value in fields.items())}
+        """The header that a request is to have; none before the first challenge."""
+        return {} if self._meet is None else {"Authorization": self._meet(method, path)}
 
     def challenged(self, response: Response) -> bool:
-        """Take note of what a request was answered; whether it is worth another try, with what is known now."""
-        self.denied = response.status in _DENIED and self._challenge is not None
+        """Take note of what a request was answered; whether it is worth another try, with what is known now. Raises
+        ValueError for a challenge that is none, or cannot be met."""
         if response.status != _UNAUTHORIZED:
             return False
         for name, value in response.headers:
             scheme, _, fields = value.decode("latin-1").partition(" ")
             if name == b"www-authenticate" and scheme.lower() == "digest":
-                self._challenge, self._count = _challenge(fields), 0
+                self._meet = _Meet(_challenge(fields), self._credentials)
                 return True
         return False
+
+    def forget(self) -> None:
+        """Begin anew, without a login."""
+        self._meet = None
 
 
 def _challenge(fields: str) -> Mapping[str, str]:
@@ -57,40 +58,37 @@ def _challenge(fields: str) -> Mapping[str, str]:
     return found
 
 
-def _response(
-    challenge: Mapping[str, str], credentials: Credentials, method: str, path: str, count: int
-) -> Mapping[str, str]:
-    """The fields of the header, with their quotes."""
-    algorithm = challenge.get("algorithm", "MD5")
-    hash_name = _HASHES.get(algorithm.upper().removesuffix(_SESSION))
-    if hash_name is None:
-        raise ValueError(f"a digest challenge with the algorithm {algorithm[:40]!r}")
+class _Meet:
+    """Answers one challenge, as often as it is good; what is the same for every request is reckoned once. Raises
+    ValueError for a challenge that cannot be met."""
 
-    def digest(*parts: str) -> str:
-        return hashlib.new(hash_name, ":".join(parts).encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, challenge: Mapping[str, str], credentials: Credentials) -> None:
+        realm, nonce = challenge["realm"], challenge["nonce"]
+        algorithm = challenge.get("algorithm", "MD5")
+        qop = challenge.get("qop")
+        self._nonce, self._ours, self._count = nonce, secrets.token_hex(8), 0
+        self._algorithm = algorithm.upper().removesuffix(_SESSION)
+        self._counted = qop is not None
+        if self._algorithm not in _HASHES:
+            raise ValueError(f"a digest challenge with the algorithm {algorithm[:40]!r}")
+        if qop is not None and "auth" not in [each.strip() for each in qop.split(",")]:
+            raise ValueError(f"a digest challenge for {qop[:40]!r}")
+        self._who = self._digest(credentials.username, realm, credentials.password)
+        if algorithm.upper().endswith(_SESSION):
+            self._who = self._digest(self._who, nonce, self._ours)
+        opaque = f', opaque="{challenge["opaque"]}"' if challenge.get("opaque") else ""
+        self._same = f'Digest username="{credentials.username}", realm="{realm}", nonce="{nonce}"'
+        self._same += f", algorithm={algorithm}{opaque}"
 
-    realm, nonce = challenge["realm"], challenge["nonce"]
-    number, ours = f"{count:08x}", secrets.token_hex(8)
-    who = digest(credentials.username, realm, credentials.password)
-    if algorithm.upper().endswith(_SESSION):
-        who = digest(who, nonce, ours)
-    counted, qop = {}, challenge.get("qop")
-    what = digest(method, path)
-    if qop is None:
-        proof = digest(who, nonce, what)
-    elif "auth" in [each.strip() for each in qop.split(",")]:
-        proof = digest(who, nonce, number, ours, "auth", what)
-        counted = {"qop": "auth", "nc": number, "cnonce": f'"{ours}"'}
-    else:
-        raise ValueError(f"a digest challenge for {qop[:40]!r}")
-    opaque = {"opaque": f'"{challenge["opaque"]}"'} if challenge.get("opaque") else {}
-    return {
-        "username": f'"{credentials.username}"',
-        "realm": f'"{realm}"',
-        "nonce": f'"{nonce}"',
-        "uri": f'"{path}"',
-        "response": f'"{proof}"',
-        "algorithm": algorithm,
-        **opaque,
-        **counted,
-    }
+    def __call__(self, method: str, path: str) -> str:
+        """The header for a request."""
+        what = self._digest(method, path)
+        if not self._counted:
+            return f'{self._same}, uri="{path}", response="{self._digest(self._who, self._nonce, what)}"'
+        self._count += 1
+        number = f"{self._count:08x}"
+        proof = self._digest(self._who, self._nonce, number, self._ours, "auth", what)
+        return f'{self._same}, uri="{path}", response="{proof}", qop=auth, nc={number}, cnonce="{self._ours}"'
+
+    def _digest(self, *parts: str) -> str:
+        return _HASHES[self._algorithm](":".join(parts).encode(), usedforsecurity=False).hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from drivers._pyasic import AntminerWeb, WhatsminerV2Rpc, whatsminer_token
+from drivers.digest import Digest
 from drivers.driver import (
     FACTORY_CREDENTIALS,
     AuthenticationFailed,
@@ -79,7 +80,7 @@ async def _antminer(address: Address, options: ReadOptions) -> PasswordFinding:
 async def _opens(address: Address, options: ReadOptions, login: Credentials) -> bool:
     try:
         await AntminerWeb(
-            endpoint(address, WEB_PORT, options), login, write_s=options.write_s
+            endpoint(address, WEB_PORT, options), Digest(login), write_s=options.write_s
         ).get_system_info()
     except AuthenticationFailed:
         return False

@@ -16,6 +16,7 @@ from drivers import _pyasic
 from drivers._pyasic import Firmware
 from drivers.commands import WITHIN_MINUTES, Prepared, before_sending, receipt
 from drivers.connection import Endpoint
+from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     CommandRefused,
@@ -352,7 +353,7 @@ class Marathon(_FirmwareControl):
 
     def __init__(self, reach: Reach) -> None:
         super().__init__(reach)
-        self._web = WebAccess(reach.port(80), reach.login)
+        self._web = WebAccess(reach.port(80), Digest(reach.login))
 
     async def told_to_sleep(self) -> bool | None:
         """By the selector."""

@@ -1,11 +1,12 @@
-"""One HTTP request to a machine and one response, over a `Connection` of its own: a fifth of what a client costs."""
+"""One HTTP request to a machine and one response, over a `Connection` of its own or a `Line`: a fifth of what a client
+costs."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from drivers.connection import Endpoint
+from drivers.connection import Endpoint, Line
 from drivers.transport import Answer, exchange
 
 _HEAD_BYTES = 64 * 1024
@@ -14,7 +15,8 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?")
 _CHUNK_LINE_BYTES = 256
 _PORT = 80
 _WITHOUT_BODY = {204, 304}
-_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "hashcost"}
+_BLANK_LINE = b"\r\n\r\n"
+_HEADERS = "Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: hashcost\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,34 +42,46 @@ class Response:
     body: bytes
 
 
-async def respond(endpoint: Endpoint, request: Request) -> Response:
-    """The whole response to a request. Raises `DriverError`, as `transport.exchange`; ValueError for what cannot be
-    sent."""
-    response: Response = await exchange(endpoint, wire(endpoint, request), HttpAnswer())
+async def respond(
+    endpoint: Endpoint, request: Request, line: Line | None = None, until: float | None = None
+) -> Response:
+    """The whole response to a request, over a connection of its own or over `line`; a post is sent once. Raises
+    `DriverError`, as `Connection.ask`; ValueError for what cannot be sent."""
+    sent, take = wire(endpoint, request, keep=line is not None), HttpAnswer()
+    response: Response = await (
+        exchange(endpoint, sent, take, until)
+        if line is None
+        else line.ask(sent, take, until, again=request.post is None)
+    )
     return response
 
 
-def wire(endpoint: Endpoint, request: Request) -> bytes:
-    """A request as it is sent; the connection ends with the response. Raises ValueError."""
+def wire(endpoint: Endpoint, request: Request, *, keep: bool = False) -> bytes:
+    """A request as it is sent; the connection ends with the response unless the machine is to `keep` it. Raises
+    ValueError."""
     host = endpoint.host if endpoint.port == _PORT else f"{endpoint.host}:{endpoint.port}"
-    headers, body = {"Host": host, **_HEADERS}, b""
-    if request.post is not None:
-        body = json.dumps(request.post, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-        headers |= {"Content-Length": str(len(body)), "Content-Type": "application/json"}
-    lines = [f"{request.method} {request.path} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in {**headers, **request.headers}.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    head = f"{request.method} {request.path} HTTP/1.1\r\nHost: {host}\r\n{_HEADERS}"
+    head += "Connection: keep-alive\r\n" if keep else "Connection: close\r\n"
+    for name, value in request.headers.items():
+        head += f"{name}: {value}\r\n"
+    if request.post is None:
+        return f"{head}\r\n".encode("latin-1")
+    body = json.dumps(request.post, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    head += f"Content-Length: {len(body)}\r\nContent-Type: application/json\r\n\r\n"
+    return head.encode("latin-1") + body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
-    """Status, headers, and where the body begins; `length` None means until the connection ends."""
+    """Status, headers, and where the body begins; `length` None means until the connection ends. `keeps` is whether
+    the machine says no more than that, and does not close."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body_at: int
     length: int | None
     chunked: bool
+    keeps: bool
 
 
 class HttpAnswer:
@@ -77,9 +91,11 @@ class HttpAnswer:
         self._head: _Head | None = None
         self._next = 0
         self._chunks: list[bytes] = []
+        self._end = 0
 
     def __call__(self, received: bytearray, ended: bool) -> Response | None:
-        """The response, or None while it is not complete. Raises ValueError."""
+        """The response, or None while it is not complete. Removed from what was received if the connection may be asked
+        again; left there if it ends with it, or it is not known to. Raises ValueError."""
         if self._head is None:
             self._head = _head(received, self._next)
             while self._head is not None and 100 <= self._head.status < 200:  # it goes on with the real one
@@ -88,6 +104,8 @@ class HttpAnswer:
         head = self._head
         body = None if head is None else self._body(head, received, ended)
         if head is not None and body is not None:
+            if head.keeps:
+                del received[: self._end]
             return Response(status=head.status, headers=head.headers, body=body)
         if ended:
             raise ValueError("the response was cut")
@@ -95,12 +113,13 @@ class HttpAnswer:
 
     def _body(self, head: _Head, received: bytearray, ended: bool) -> bytes | None:
         if head.status in _WITHOUT_BODY:
+            self._end = head.body_at
             return b""
         if head.chunked:
             return self._chunked(head, received)
         if head.length is None:
             return bytes(received[head.body_at :]) if ended else None
-        end = head.body_at + head.length
+        end = self._end = head.body_at + head.length
         return bytes(received[head.body_at : end]) if len(received) >= end else None
 
     def _chunked(self, head: _Head, received: bytearray) -> bytes | None:
@@ -116,6 +135,7 @@ class HttpAnswer:
                 raise ValueError("a chunk without its size")
             length = int(size[1], 16)
             if length == 0:
+                self._end = end + 4 if received[end:].startswith(_BLANK_LINE) else 0
                 return b"".join(self._chunks)
             if len(received) < end + 2 + length + 2:
                 return None
@@ -127,7 +147,7 @@ class HttpAnswer:
 
 def _head(received: bytearray, at: int) -> _Head | None:
     """Status line and headers, or None while they are not complete. Raises ValueError."""
-    end = received.find(b"\r\n\r\n", at, at + _HEAD_BYTES)
+    end = received.find(_BLANK_LINE, at, at + _HEAD_BYTES)
     if end < 0:
         if not received.startswith(b"HTTP/"[: len(received) - at], at) or len(received) - at >= _HEAD_BYTES:
             raise ValueError(f"not HTTP: {bytes(received[at : at + 40])!r}")
@@ -150,6 +170,7 @@ def _head(received: bytearray, at: int) -> _Head | None:
         body_at=end + 4,
         length=None if length is None else int(length),
         chunked=chunked,
+        keeps=first.startswith(b"HTTP/1.1") and b"close" not in found.get(b"connection", b"").lower(),
     )
 
 

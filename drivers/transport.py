@@ -19,11 +19,11 @@ _HEADER_BYTES = 4
 Answer = dict[str, Any]
 
 
-async def exchange(endpoint: Endpoint, request: bytes, take: Take) -> Any:
+async def exchange(endpoint: Endpoint, request: bytes, take: Take, until: float | None = None) -> Any:
     """Send `request`, read until `take` has an answer, and close. As `Connection.ask`."""
     connection = Connection(endpoint)
     try:
-        return await connection.ask(request, take)
+        return await connection.ask(request, take, until)
     finally:
         await connection.close()
 

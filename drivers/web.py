@@ -9,17 +9,16 @@ import functools
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import httpx
 
-from drivers.connection import Endpoint, failure
+from drivers.connection import Endpoint, Line, failure
 from drivers.digest import Digest
 from drivers.driver import (
     AuthenticationFailed,
     ConnectionLost,
-    Credentials,
     DriverError,
     Malformed,
     NoAnswer,
@@ -56,10 +55,30 @@ class Page:
 class WebAccess:
     """Requests to one machine, with the login that it may want."""
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials | None) -> None:
+    def __init__(self, endpoint: Endpoint, login: Digest | None) -> None:
         self._endpoint = endpoint
-        self._credentials = credentials
-        self._auth = Digest(credentials) if credentials else None
+        self._login = login
+        self._kept = Line(endpoint)
+        self._line: Line | None = None
+        self._hanging_up: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def one_connection(self, *, left_open_s: float = 0.0) -> AsyncIterator[None]:
+        """Ask all that is asked inside over one connection, as far as the machine keeps it; if all goes well it is left
+        open for so long, for the next one who wants one."""
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
+            self._hanging_up = None
+        self._line, open_s = self._kept, 0.0
+        try:
+            yield
+            open_s = left_open_s
+        finally:
+            self._line = None
+            if open_s:
+                self._hanging_up = asyncio.get_running_loop().call_later(open_s, self._kept.drop)
+            else:
+                await self._kept.hang_up()
 
     async def json(self, path: str) -> Answer:
         """The JSON object at `path`, broken punctuation mended. Raises `DriverError`: a wrong login is
@@ -74,23 +93,14 @@ class WebAccess:
         """Post a JSON object; the JSON object that is answered, or None for HTTP 400: it does not take that as
         it is spelled. Raises `DriverError`, with `sent` for what is no answer."""
         patient = replace(self._endpoint, call_s=within_s)
-        page = await fetch(patient, path, self._auth, post=body)
+        page = await fetch(patient, path, self._login, post=body, line=self._line)
         if page.status == _BAD_REQUEST:
             return None
         return self._decoded(page, path, decode_object)
 
     async def _get(self, path: str) -> Response:
-        """One page. A machine that denies us and then breaks the connection has locked us out."""
-        try:
-            return await fetch(self._endpoint, path, self._auth)
-        except DriverError as error:
-            if self._auth is None or self._credentials is None or not self._auth.denied:
-                raise
-            self._auth = Digest(self._credentials)
-            where = f"{self._where(path)}: HTTP 401 and then nothing"
-            raise AuthenticationFailed(
-                self._endpoint.name, f"{where}, check the credentials", sent=True
-            ) from error
+        """One page."""
+        return await fetch(self._endpoint, path, self._login, line=self._line)
 
     def _where(self, path: str) -> str:
         return f"http port {self._endpoint.port} {path}"
@@ -135,28 +145,35 @@ async def fetch(
     *,
     post: Answer | None = None,
     headers: Mapping[str, str] | None = None,
+    line: Line | None = None,
 ) -> Response:
-    """GET one page, or POST an object to it. Raises `DriverError`, its `sent` as in `transport.exchange`."""
+    """GET one page, or POST an object to it, within `call_s`. Raises `DriverError`, its `sent` as in `Connection.ask`.
+    A machine that denies us and then breaks the connection has locked us out."""
+    until = asyncio.get_running_loop().time() + endpoint.call_s
     request = Request(path=path, headers=headers or {}, post=post)
     try:
-        async with asyncio.timeout(endpoint.call_s):
-            if login is None:
-                return await respond(endpoint, request)
-            login.denied = False
-            response = await respond(endpoint, _with_login(request, login))
-            if login.challenged(response):
-                response = await respond(endpoint, _with_login(request, login))
-                login.denied = response.status in _DENIED
+        if login is None:
+            return await respond(endpoint, request, line, until)
+        known = login.authorization(request.method, path)
+        response = await respond(endpoint, _with(request, known), line, until)
+        if not login.challenged(response):
             return response
-    except TimeoutError as error:
-        detail = f"no complete answer on http port {endpoint.port} in time"
-        raise NoAnswer(endpoint.name, detail, sent=True) from error
+        try:
+            return await respond(
+                endpoint, _with(request, login.authorization(request.method, path)), line, until
+            )
+        except DriverError as error:
+            if not known or post is not None:
+                raise
+            login.forget()
+            detail = f"http port {endpoint.port} {path}: HTTP 401 and then nothing, check the credentials"
+            raise AuthenticationFailed(endpoint.name, detail, sent=True) from error
     except ValueError as error:  # a challenge that is none
         raise Malformed(endpoint.name, f"http port {endpoint.port}: {error}", sent=True) from error
 
 
-def _with_login(request: Request, login: Digest) -> Request:
-    return replace(request, headers={**request.headers, **login.authorization(request.method, request.path)})
+def _with(request: Request, login: Mapping[str, str]) -> Request:
+    return Request(path=request.path, headers={**request.headers, **login}, post=request.post)
 
 
 async def browse(endpoint: Endpoint, path: str) -> Page:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drivers.connection import Connection, Endpoint, Line
-from drivers.driver import ConnectionLost, NoAnswer
+from drivers.driver import ConnectionLost, Malformed, NoAnswer
 from drivers.transport import CgminerAnswer, FramedAnswer, ask_framed
 
 
@@ -77,6 +77,20 @@ async def test_one_that_falls_silent_on_its_connection_costs_one_failure(servers
         await ask(line, network, "a", "b")
     assert caught.value.sent
     assert await ask(line, network, "a", "b", "c") == ["a", "b", "c"]
+
+
+async def test_one_that_says_something_else_on_its_connection_costs_one_failure(
+    servers, network, line
+) -> None:
+    def garbled(received: bytes, transport: asyncio.Transport) -> None:
+        first = received.count(b"cmd") == 1
+        transport.write(framed({"to": "a"}) if first else (2).to_bytes(4, "little") + b"<>")
+
+    await servers.listen(f"{network}.1", 4433, garbled)
+    with pytest.raises(Malformed):
+        await ask(line, network, "a", "a")
+    assert await ask(line, network, "a", "a") == ["a", "a"]
+    assert servers.traffic.connections == 3
 
 
 async def test_what_comes_unasked_is_never_taken_for_the_next_answer(servers, network, line) -> None:

@@ -70,14 +70,11 @@ def test_a_new_challenge_is_counted_from_one() -> None:
     assert "nc=00000001" in fields
 
 
-def test_a_login_counts_as_denied_only_where_one_was_sent() -> None:
+def test_a_login_that_is_forgotten_waits_for_a_challenge() -> None:
     login = Digest(LOGIN)
     login.challenged(told(REALM))
-    assert not login.denied
-    login.challenged(told(REALM))
-    assert login.denied
-    login.challenged(told(REALM, status=200))
-    assert not login.denied
+    login.forget()
+    assert login.authorization("GET", PATH) == {}
 
 
 @pytest.mark.parametrize("challenge", ["Basic realm=x", "Bearer", ""])
@@ -97,7 +94,5 @@ def test_a_challenge_that_is_none_is_an_error(challenge) -> None:
 
 @pytest.mark.parametrize("more", ["algorithm=MD4", "qop=auth-int"])
 def test_a_challenge_that_cannot_be_met_is_an_error(more) -> None:
-    login = Digest(LOGIN)
-    login.challenged(told(f"{REALM}, {more}"))
     with pytest.raises(ValueError, match="digest challenge"):
-        login.authorization("GET", PATH)
+        Digest(LOGIN).challenged(told(f"{REALM}, {more}"))

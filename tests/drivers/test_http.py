@@ -90,6 +90,28 @@ def test_a_page_without_a_body() -> None:
     assert (response.status, response.body) == (204, b"")
 
 
+@pytest.mark.parametrize("said", [LENGTH, CHUNKED, GOES_ON])
+@pytest.mark.parametrize("surplus", [b"", b"HTTP/1.1 200 OK"])
+def test_a_response_after_which_more_may_be_asked_is_taken_out_of_what_came(said, surplus) -> None:
+    received = bytearray(said + surplus)
+    assert HttpAnswer()(received, False) is not None
+    assert received == surplus
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        LENGTH.replace(b"Content-Type: text/json", b"Connection: Close"),
+        LENGTH.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        CHUNKED[:-2],
+    ],
+)
+def test_one_that_ends_its_connection_or_is_not_known_to_be_over_is_left_there(said) -> None:
+    received = bytearray(said)
+    assert HttpAnswer()(received, False) is not None
+    assert received == said
+
+
 def test_what_is_sent() -> None:
     assert wire(PORT, GET).splitlines()[0] == b"GET /cgi-bin/summary.cgi?x=1 HTTP/1.1"
     assert b"Host: 10.0.0.1\r\n" in wire(PORT, GET)
@@ -100,3 +122,4 @@ def test_what_is_sent() -> None:
     assert b"Content-Length: 7" in head
     assert b"Authorization: t" in head
     assert b"Connection: close" in head
+    assert b"Connection: keep-alive" in wire(PORT, GET, keep=True)
