@@ -15,7 +15,7 @@ from drivers.simulator.http import WebReply, WebRequest, authorized, challenge
 from drivers.simulator.link import spoil
 from drivers.simulator.machine import PoolSetting, SimulatedMachine, WriteOutcome
 from drivers.simulator.rpc import Json, packed
-from drivers.simulator.telemetry import Said, observe
+from drivers.simulator.telemetry import observe
 
 USERNAME = "root"
 FACTORY_PASSWORD = "root"  # noqa: S105 - what the factory sets
@@ -64,10 +64,10 @@ def _read(machine: SimulatedMachine, name: str) -> WebReply:
         machine.record("web:get_miner_conf", "", "HTTP 500", writes=False)
         return WebReply(status=500, body=b"Internal Server Error", content_type="text/html")
     machine.record(f"web:{name}", "", "answered", writes=False)
-    return WebReply(body=spoil(machine, packed(_READS[name](machine, observe(machine)))))
+    return WebReply(body=spoil(machine, packed(_READS[name](machine))))
 
 
-def _system_info(machine: SimulatedMachine, _: Said) -> Json:
+def _system_info(machine: SimulatedMachine) -> Json:
     return {
         "minertype": machine.exemplar.reported,
         "nettype": "DHCP",
@@ -87,7 +87,7 @@ def _system_info(machine: SimulatedMachine, _: Said) -> Json:
     }
 
 
-def _network_info(machine: SimulatedMachine, _: Said) -> Json:
+def _network_info(machine: SimulatedMachine) -> Json:
     return {
         "nettype": "DHCP",
         "netdevice": "eth0",
@@ -103,7 +103,8 @@ def _network_info(machine: SimulatedMachine, _: Said) -> Json:
     }
 
 
-def _miner_conf(machine: SimulatedMachine, _: Said) -> Json:
+def _miner_conf(machine: SimulatedMachine) -> Json:
+    machine.plant.advance(machine.clock.seconds())
     return {
         "pools": [{"url": p.url, "user": p.user, "pass": p.password} for p in machine.pools],
         "api-listen": True,
@@ -122,18 +123,18 @@ def _miner_conf(machine: SimulatedMachine, _: Said) -> Json:
     }
 
 
-def _blink_status(machine: SimulatedMachine, _: Said) -> Json:
+def _blink_status(machine: SimulatedMachine) -> Json:
     return {"blink": machine.locator_on}
 
 
-_READS: dict[str, Callable[[SimulatedMachine, Said], Json]] = {
+_READS: dict[str, Callable[[SimulatedMachine], Json]] = {
     "get_system_info": _system_info,
     "get_network_info": _network_info,
     "get_miner_conf": _miner_conf,
     "get_blink_status": _blink_status,
-    "summary": new_summary,
-    "stats": new_stats,
-    "pools": new_pools,
+    "summary": lambda machine: new_summary(machine, observe(machine)),
+    "stats": lambda machine: new_stats(machine, observe(machine)),
+    "pools": lambda machine: new_pools(machine, observe(machine)),
 }
 
 

@@ -24,6 +24,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from passlib.hash import md5_crypt
 
+    md5_crypt.set_backend()  # once: else each salt of `using` tries it anew, which costs as much as the hash
+
 FACTORY_PASSWORD = "admin"  # noqa: S105 - what the factory sets
 TOKEN_LIFE_S = 30 * 60.0
 TOKEN_LIMIT = 32

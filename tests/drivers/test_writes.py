@@ -341,9 +341,9 @@ def configured(monkeypatch) -> Callable[..., None]:
     tell = antminer_web._READS["get_miner_conf"]
 
     def change(**changes: Any) -> None:
-        def told(machine, said):
+        def told(machine):
             answer = {
-                **tell(machine, said),
+                **tell(machine),
                 **{key.replace("_", "-"): value for key, value in changes.items()},
             }
             return {key: value for key, value in answer.items() if value is not None}
@@ -358,7 +358,7 @@ async def test_everything_goes_back_as_it_was_but_the_mode(antminer, configured,
     configured(
         bitmain_fan_pwm=None, bitmain_fan_pwn="55", bitmain_freq_level="80", vendor_key={"a": [1, None]}
     )
-    configuration = antminer_web._READS["get_miner_conf"](machine, None)  # type: ignore[arg-type]
+    configuration = antminer_web._READS["get_miner_conf"](machine)
     await driver.sleep()
     modes = {"bitmain-work-mode": 1, "miner-mode": 1}
     assert posted == [{**configuration, **modes, "freq-level": "80"}]

@@ -16,7 +16,6 @@ from drivers.simulator.faults import FACTS, Concern, Fault
 from drivers.simulator.machine import SimulatedMachine, WriteOutcome
 from drivers.simulator.models import WattsShown
 from drivers.simulator.site import Site, SiteSpec
-from drivers.simulator.telemetry import observe
 
 NETWORK = "127.80.6.0/24"
 ANTMINER, V2, V3 = Family.ANTMINER, Family.WHATSMINER_V2, Family.WHATSMINER_V3
@@ -405,7 +404,7 @@ def test_a_new_mode_waits_for_a_reboot(still: Callable, pick: Callable) -> None:
     machine = pick(site, ANTMINER)
     site.set_fault(machine.address, Fault.NEEDS_REBOOT)
     assert web(machine, {"miner-mode": 1})["code"] == "M000"
-    assert antminer_web._miner_conf(machine, observe(machine))["bitmain-work-mode"] == "1"
+    assert antminer_web._miner_conf(machine)["bitmain-work-mode"] == "1"
     hand.now_s += 1_200
     assert site.truth(machine.address).run_state is RunState.MINING
     machine.reboot(site.clock.seconds())
