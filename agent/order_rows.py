@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from agent.orders import Order, OrderAction, OrderState
@@ -16,6 +17,13 @@ ORDER_COLUMNS = (
     "target_mode",
     "attempts", "drifts", "restore", "failure", "detail", "snapshot",
 )  # fmt: skip
+
+CHANGING_COLUMNS = (
+    "state", "ordered_by", "dispatched_ms", "confirmed_ms", "settled_ms", "attempts", "restore", "failure", "detail",
+)  # fmt: skip
+"""The others are as they were made for as long as an order lives."""
+changing = itemgetter(*map(ORDER_COLUMNS.index, CHANGING_COLUMNS))
+"""Their values in a row."""
 
 
 def order_row(order: Order) -> tuple[object, ...]:

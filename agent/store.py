@@ -42,7 +42,7 @@ from agent.journal import Journal, NoJournal, OpenJournal
 from agent.ledger import Sums
 from agent.market.quote import Market
 from agent.migrations import migrations
-from agent.order_rows import ORDER_COLUMNS, order_of, order_row
+from agent.order_rows import CHANGING_COLUMNS, ORDER_COLUMNS, changing, order_of, order_row
 from agent.orders import Order, OrderState
 from agent.queries import PRUNE
 from agent.reader import Reader
@@ -415,14 +415,13 @@ class Store:
 
     def _advance(self, before: Order, after: Order) -> None:
         """Compare and set: two hands on one order, or a restored database, must not repeat a command."""
-        updates = ", ".join(f"{name} = ?" for name in ORDER_COLUMNS)
+        row = order_row(after)
         cursor = self._db.conn.execute(
-            f"update orders set {updates} where order_id = ? and state = ? and attempts = ?",  # noqa: S608 - names of ours
-            (*order_row(after), before.order_id, before.state.value, before.attempts),
+            _ADVANCE, (*changing(row), before.order_id, before.state.value, before.attempts)
         )
         if cursor.rowcount != 1:
             raise StoreError(f"{self._path}: order {before.order_id} is not {before.state.value} any more")
-        self._journal.order(before.order_id, order_row(after))
+        self._journal.order(before.order_id, row)
 
     def load_orders(self, since: datetime) -> list[Order]:
         """Every open or standing order, and those that ended since."""
@@ -495,6 +494,13 @@ class Store:
 
 def _event_row(event: Event) -> tuple[object, ...]:
     return to_ms(event.at), event.kind, event.machine_id, event.detail
+
+
+_ADVANCE = (
+    f"update orders set {', '.join(f'{name} = ?' for name in CHANGING_COLUMNS)} "  # noqa: S608 - names of ours
+    "where order_id = ? and state = ? and attempts = ?"
+)
+"""Not what is as it was: SQLite would write its index entries anew, and look for its machine."""
 
 
 def _insert_readings(columns: int) -> str:

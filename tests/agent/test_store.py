@@ -600,6 +600,16 @@ def test_an_order_that_changed_meanwhile_is_not_overwritten(orders, changed):
     assert all_orders(orders) == [now] or now.state is OrderState.EXPIRED
 
 
+def test_an_order_advances_with_all_that_can_change_of_it(orders):
+    before = orders.create_order(order(state=OrderState.PROPOSED))
+    after = replace(
+        before, state=OrderState.CONFIRMED, ordered_by="kim", dispatched_at=NOW, confirmed_at=NOW, settled_at=NOW,
+        attempts=2, restore=restore_point(), failure="did_not_obey", detail="seen mining",
+    )  # fmt: skip
+    orders.advance(before, after)
+    assert all_orders(orders) == [after]
+
+
 def test_an_order_that_is_not_there_is_not_advanced(orders):
     with pytest.raises(StoreError, match="order 77"):
         orders.advance(order(order_id=77), order(order_id=77, state=OrderState.FAILED))
