@@ -26,25 +26,27 @@ def judged(reading: Reading, plate: Nameplate | None) -> Reading:
 
 
 def _finite(reading: Reading, _: Nameplate | None) -> str | None:
-    for name, value in _numbers(reading):
+    for slot, what, value in _numbers(reading):
+        if value is None or 0 <= value < math.inf:
+            continue
+        name = what if slot is None else f"board {slot} {what}"
         if not math.isfinite(value):
             return f"{name} is {value}"
-        if value < 0 and not name.endswith("temp_c"):
+        if not what.endswith("temp_c"):
             return f"{name} is negative: {value:g}"
     return None
 
 
-def _numbers(reading: Reading) -> Iterator[tuple[str, float]]:
-    named = [
-        ("hashrate_ths", reading.hashrate_ths),
-        ("expected_hashrate_ths", reading.expected_hashrate_ths),
-        ("power_w", reading.power_w),
-        ("inlet_temp_c", reading.inlet_temp_c),
-        *((f"board {board.slot} hashrate_ths", board.hashrate_ths) for board in reading.boards),
-        *((f"board {board.slot} chip_temp_c", board.chip_temp_c) for board in reading.boards),
-        *((f"board {board.slot} board_temp_c", board.board_temp_c) for board in reading.boards),
-    ]
-    return ((name, value) for name, value in named if value is not None)
+def _numbers(reading: Reading) -> Iterator[tuple[int | None, str, float | None]]:
+    """Slot of the board, name and value; the names are put together only for what is wrong."""
+    yield None, "hashrate_ths", reading.hashrate_ths
+    yield None, "expected_hashrate_ths", reading.expected_hashrate_ths
+    yield None, "power_w", reading.power_w
+    yield None, "inlet_temp_c", reading.inlet_temp_c
+    for board in reading.boards:
+        yield board.slot, "hashrate_ths", board.hashrate_ths
+        yield board.slot, "chip_temp_c", board.chip_temp_c
+        yield board.slot, "board_temp_c", board.board_temp_c
 
 
 def _hashrate(reading: Reading, plate: Nameplate | None) -> str | None:

@@ -18,7 +18,9 @@ def number(value: Any) -> float | None:
     NaN, infinities, `"nan"`, empty texts and booleans are None: nobody measured them.
     """
     kind = type(value)  # of what JSON holds there are no subclasses
-    if kind is float or kind is int:
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is int:
         return _finite(value)
     if kind is not str:
         return None

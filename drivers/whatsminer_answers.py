@@ -69,7 +69,8 @@ def refusal(answer: Answer) -> str | None:
 def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
     """The facts in `status`, `summary` and `devs`; what is not in them is None."""
     total = v2_total(summary)
-    boards = rows(devs.get("DEVS"))
+    said = rows(devs.get("DEVS"))
+    boards = tuple(_v2_board(row) for row in said)
     stopped = v2_told_to_sleep(status)
     return Live(
         hashrate_ths=_v2_rate_stopped(total) if stopped else _v2_rate(total),
@@ -77,9 +78,12 @@ def v2_live(status: Answer, summary: Answer, devs: Answer) -> Live:
         power_w=positive(total.get("Power")) or positive(total.get("Power_RT")),
         power_mode=power_mode(total.get("Power Mode")),
         told_to_sleep=stopped,
-        tuning=any(number(row.get("Upfreq Complete")) == 0 for row in boards if _v2_alive(row)),
+        tuning=any(
+            board.alive and number(row.get("Upfreq Complete")) == 0
+            for row, board in zip(said, boards, strict=True)
+        ),
         uptime_s=whole(total.get("Elapsed")),
-        boards=tuple(_v2_board(row) for row in boards),
+        boards=boards,
         fans_rpm=_fans(total, "Fan Speed In", "Fan Speed Out"),
         inlet_temp_c=number(total.get("Env Temp")),
         errors=_v2_counted_errors(total),
@@ -96,8 +100,11 @@ def v2_total(summary: Answer) -> Mapping[str, Any]:
 
 def _v2_rate(row: Mapping[str, Any]) -> float | None:
     """The one-minute rate (the five-second one jumps by a tenth), or the next best."""
-    known = (number(row.get(name)) for name in _V2_RATES)
-    return _scaled(next((rate for rate in known if rate is not None), None), _THS_PER_MHS)
+    for name in _V2_RATES:
+        rate = number(row.get(name))
+        if rate is not None:
+            return rate * _THS_PER_MHS
+    return None
 
 
 def _v2_rate_stopped(row: Mapping[str, Any]) -> float | None:
@@ -138,7 +145,11 @@ def _v2_alive(row: Mapping[str, Any]) -> bool | None:
 
 def _warm(*values: Any) -> float | None:
     """The first that is a temperature; a sensor at exactly 0 was not read."""
-    return next((known for value in values if (known := number(value))), None)
+    for value in values:
+        known = number(value)
+        if known:
+            return known
+    return None
 
 
 def _fans(row: Mapping[str, Any], *names: str) -> tuple[int, ...]:

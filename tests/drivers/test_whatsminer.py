@@ -44,6 +44,16 @@ def test_v2_says_stopped_in_two_ways(message, asleep) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "done", "tuning"),
+    [("Alive", 0, True), ("Alive", 1, False), ("Dead", 0, False), (None, 0, False)],
+)
+def test_v2_tunes_while_a_board_that_lives_does(status, done, tuning) -> None:
+    steady = {"ASC": 0, "Status": "Alive", "Upfreq Complete": 1}
+    board = {"ASC": 1, "Status": status, "Upfreq Complete": done}
+    assert answers.v2_live({}, {}, {"DEVS": [steady, board]}).tuning is tuning
+
+
+@pytest.mark.parametrize(
     ("listed", "found"),
     [
         ([110, "2010"], ("error 110", "error 2010")),
