@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 
 from drivers import commands, connection
+from drivers._pyasic import AntminerRpc
+from drivers.antminer_slow import SlowFacts
 from drivers.connect import connect
 from drivers.driver import Driver, NoAnswer, ReadOptions, Said
 from drivers.reading import Address, Family, Identity, RunState
+from drivers.reads import endpoint
 from tests.agent.builders import eventually
 
 PATIENT = ReadOptions(deadline_s=60.0, connect_s=60.0, call_s=60.0, write_s=60.0)
@@ -23,6 +26,7 @@ PAGES = {
         "bitmain-work-mode": "0",
     },
     POST: {"stats": "success", "code": "M000", "msg": "OK!"},
+    "summary": {"SUMMARY": []},
 }
 
 
@@ -139,6 +143,14 @@ async def test_a_connection_that_no_command_follows_on_is_closed(commanded, monk
     (kept,) = web.asked
     await eventually(kept.is_closing)
     assert (await driver.sleep()).said is Said.OK
+
+
+async def test_what_is_read_rarely_takes_one_connection(commanded, leftovers) -> None:
+    web, driver = await commanded(99)
+    rpc = AntminerRpc(endpoint(driver.address, 4028, PATIENT))
+    with leftovers(within_s=60.0):
+        await SlowFacts(driver.identity, driver.address, PATIENT, rpc).refresh(hashing=True)
+    assert web.connections == [[SET, WHO, "summary"]]
 
 
 async def test_a_login_that_a_reading_met_serves_the_command(servers, identified, quick, network) -> None:
