@@ -23,7 +23,7 @@ from tests.site.test_crash import AGENT, ROOT, orders_in, repeated
 
 pytestmark = [
     pytest.mark.skipif(server_program() is None, reason="needs nats-server"),
-    pytest.mark.timeout(280),
+    pytest.mark.timeout(500),
 ]
 MACHINES = 12
 SPEED = 40.0
@@ -228,6 +228,10 @@ async def test_an_agent_that_was_stopped_and_relieved_commands_nothing(site):
     await second.said("event=scanned")
     await stopped_amid_a_command_and_relieved(control, first, second)
     await stopped_amid_a_command_and_relieved(control, second, first)
+    for each in (first, second):  # the others need not go one by one
+        each.batch = MACHINES
+        each.price(DEAR)
+        each.tell(signal.SIGHUP)
     await has_settled(first, MACHINES)
     assert {truth.run_state for truth in await control.all_truth()} == {RunState.ASLEEP}
     for each in (first, second):
