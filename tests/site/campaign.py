@@ -140,7 +140,9 @@ class Disk:
         _run("umount", self.place)
 
     def fail(self) -> None:
-        """Every write fails from now on, with EROFS where a file is opened."""
+        """Every write fails from now on, with EROFS where a file is opened. Nobody may be writing just then: Linux
+        (6.18) tells one whose fsync the abort overtakes that it is done, and it is not."""
+        _run("sync", "--file-system", self.place)
         _run("mount", "-o", "remount,abort", self.place)
 
     def mend(self) -> None:
@@ -417,7 +419,9 @@ async def made_to_hurt(stage: Stage, chance: random.Random) -> None:
 
 async def read_only(stage: Stage, _: random.Random) -> None:
     """The file system turns read-only under the running agent, and stays so until somebody mounts it anew."""
-    stage.disk.fail()
+    stage.process.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(stage.disk.fail)
+    stage.process.send_signal(signal.SIGCONT)
     await stage.noticed("event=storage_failed")
     await stage.noticed("event=alert_began alert=storage")
     await stage.commands_nothing(6, "while nothing could be recorded")
