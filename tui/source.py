@@ -121,7 +121,11 @@ class Source:
             except sqlite3.Error as error:
                 raise StoreError(f"{self._database}: cannot be read ({error})") from error
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, careful)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._thread, careful)
+        except RuntimeError as error:  # who asks may still be on their way out when it is closed
+            raise StoreError(f"{self._database}: closed") from error
+        return await reading
 
     def close(self) -> None:
         """Close the store. Nothing is read afterwards."""

@@ -36,6 +36,15 @@ def test_a_snapshot_is_of_now_unless_told(database):
     assert snapshot.age > datetime.now(UTC) - NOW - timedelta(minutes=1)
 
 
+async def test_what_is_asked_once_it_is_closed_is_an_error_in_words(database):
+    """The terminal asks every half second, also in the moment in which it is being quit."""
+    stored_site(database, machine(1, reading()))
+    source = Source(database)
+    source.close()
+    with pytest.raises(StoreError, match="closed"):
+        await source.state()
+
+
 def test_a_missing_database_is_an_error_in_words(database):
     with pytest.raises(StoreError, match="no such database"):
         snapshot_of(database)
