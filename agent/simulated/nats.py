@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import cycle
@@ -39,6 +39,12 @@ def free_port() -> int:
         with suppress(OSError), socket.socket() as taken:
             taken.bind(("127.0.0.1", port := next(PORTS)))
             return port
+
+
+def _states(pid: int) -> Iterator[str]:
+    """What each thread of a process does; one that was just stopped may go on for a moment."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        yield (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 class Cluster:
@@ -125,7 +131,7 @@ class Cluster:
         deadline = time.monotonic() + STARTED_WITHIN_S
         while not is_so():
             if time.monotonic() > deadline:
-                raise NoServerError(f"nats-server did not start:\n{self.log(node)[-2000:]}")
+                raise NoServerError(f"nats-server did not do what it was to:\n{self.log(node)[-2000:]}")
             time.sleep(0.02)
 
     def kill(self, node: int) -> None:
@@ -135,8 +141,11 @@ class Cluster:
         process.wait()
 
     def send(self, node: int, number: signal.Signals) -> None:
-        """Pause it, or let it go on."""
-        self._processes[node].send_signal(number)
+        """Pause it, which it is when this returns, or let it go on."""
+        process = self._processes[node]
+        process.send_signal(number)
+        if number == signal.SIGSTOP:
+            self._wait(node, lambda: set(_states(process.pid)) == {"T"})
 
     def log(self, node: int) -> str:
         """What it wrote."""
