@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
-MINING_YEARS = range(2009, 2141)
+from agent.economics import MINING_YEARS
+
 DEFAULT_CONFIG = Path("/etc/hashcost/config.toml")
 DEFAULT_DATABASE = Path("/var/lib/hashcost/hashcost.db")
 DEFAULT_SOCKET = Path("/run/hashcost/agent.sock")

@@ -19,6 +19,8 @@ SECONDS_PER_BLOCK = 600
 SECONDS_PER_DAY = 86_400
 HASHES_PER_DIFFICULTY = 2**32
 HOURS_PER_DAY = 24
+MINING_YEARS = range(2009, 2141)
+"""From the first block until the last subsidy. A time outside of them is somebody's mistake."""
 
 
 def subsidy_sat(height: int) -> int:

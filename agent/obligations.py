@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from agent.economics import MINING_YEARS
 from agent.errors import UsageError
 
 SEAM = timedelta(minutes=1)
@@ -163,6 +164,8 @@ def moment(text: str) -> datetime:
         raise ValueError(f"{text!r} is no time; write it like 2026-07-01T15:00-05:00") from error
     if found.tzinfo is None:
         raise ValueError(f"{text!r} has no offset; write it like 2026-07-01T15:00-05:00")
+    if found.year not in MINING_YEARS:
+        raise ValueError(f"{text!r}: there are no bitcoins to be mined in that year")
     return found.astimezone(UTC)
 
 

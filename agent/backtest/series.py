@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
+from agent.economics import MINING_YEARS
 from agent.errors import UsageError
 
 TIME_COLUMNS = ("timestamp_utc", "start", "time", "timestamp", "date")
@@ -193,6 +194,8 @@ def _points(
             moment = datetime.fromisoformat((row.get(time_column) or "").strip())
         except ValueError:
             raise HistoryError(f"{path}: line {line}: {row.get(time_column)!r:.40} is not a time") from None
+        if moment.year not in MINING_YEARS:
+            raise HistoryError(f"{path}: line {line}: there are no bitcoins to be mined in {moment.year}")
         try:
             value = float(text)
         except ValueError:

@@ -58,6 +58,10 @@ def test_hashprices_by_the_day(tmp_path):
         ("start,price\n2025-01-01,1\n2025-01-02,1\n", "no column of prices"),
         ("when,usd_per_kwh\n2025-01-01,1\n2025-01-02,1\n", "no column of times"),
         ("start,usd_per_kwh\n2025-01-01,1\nsoon,1\n", "line 3: 'soon' is not a time"),
+        (
+            "start,usd_per_kwh\n2025-01-01,1\n9999-12-31T23:59-14:00,1\n",
+            "line 3: .* in 9999",
+        ),
         ("start,usd_per_kwh\n2025-01-01,1\n2025-01-02,dear\n", "line 3: 'dear' is not a price"),
         ("start,usd_per_kwh\n2025-01-01,1\n2025-01-02,inf\n", "line 3: 'inf' is not a price"),
         ("start,usd_per_kwh\n2025-01-02,1\n2025-01-01,1\n", "line 3: its time is not after"),

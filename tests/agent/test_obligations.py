@@ -143,6 +143,14 @@ def test_a_schedule_gives_calls_in_any_zone(tmp_path):
     [
         ("2026-02-01T06:00,2026-02-01T08:00Z,5,", "line 2: '2026-02-01T06:00' has no offset"),
         ("soon,2026-02-01T08:00Z,5,", "line 2: 'soon' is no time"),
+        (
+            "0001-01-01T00:00+14:00,2026-02-01T08:00Z,5,",
+            "line 2: .* there are no bitcoins to be mined in that year",
+        ),
+        (
+            "2026-02-01T06:00Z,9999-12-31T23:59-14:00,5,",
+            "line 2: .* there are no bitcoins to be mined in that year",
+        ),
         ("2026-02-01T09:00Z,2026-02-01T08:00Z,5,", "line 2: it ends before it begins"),
         ("2026-02-01T06:00Z,2026-02-01T08:00Z,5,5", "line 2: give either"),
         ("2026-02-01T06:00Z,2026-02-01T08:00Z,,", "line 2: give either"),
